@@ -1,0 +1,33 @@
+// The family's entry points on the CPU.
+#pragma once
+
+#include <vector>
+
+#include "attention/params.h"
+#include "attention/plan.h"
+#include "common/thread_pool.h"
+
+namespace deftree::attention {
+
+// Scratch that `run` sizes from the plan and keeps between steps.
+struct CpuWorkspace {
+  std::vector<float> partial_o;    // [num_partials, num_qo_heads, head_dim]
+  std::vector<float> partial_lse;  // [num_partials, num_qo_heads]
+};
+
+// Follows the plan with the fastest kernel this CPU has (AVX-512, AVX2, portable).
+void run(const CpuAttentionParams& params, const Plan& plan, CpuWorkspace& workspace, ThreadPool& pool);
+
+// The oracle without a plan: each query against all keys it sees, in double precision accumulations.
+void reference_dense(const CpuAttentionParams& params, const TreeSnapshot& snapshot);
+// The oracle that follows the plan, item by item and merge by merge, in plain loops.
+void reference_plan(const CpuAttentionParams& params, const Plan& plan);
+
+// Writes the K and V of `num_queries` tokens into their slots (slot = page * page_size + offset; -1: skip).
+// k, v: [num_queries, num_kv_heads, head_dim].
+void append_kv(const AttentionShape& shape, const CpuKvLayer& kv, const float* k, const float* v, const int32_t* slots,
+               int num_queries, ThreadPool& pool);
+// Copies slots within one layer.
+void copy_slot(const AttentionShape& shape, const CpuKvLayer& kv, int32_t from_slot, int32_t to_slot);
+
+}  // namespace deftree::attention

@@ -1,0 +1,72 @@
+// plan: host, once per step, from the snapshot. run: once per layer. (DeFT, arXiv 2404.00242, sections 3.2-3.3.)
+//
+// Every policy emits the same work items; a kernel knows no policy.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "attention/params.h"
+#include "cache/tree_snapshot.h"
+
+namespace deftree::attention {
+
+enum class Policy : uint8_t { kDeftFlatten, kDeftNode, kDeftNodeChunk, kFlashDecoding, kRadix, kMedusa };
+
+// "deft-flatten", "deft-node", "deft-node-chunk", "flash-decoding", "radix", "medusa".
+std::string_view policy_name(Policy policy);
+// Throws kBadArgument that lists the names.
+Policy parse_policy(std::string_view name);
+std::span<const Policy> all_policies();
+
+// What the partition must know of the device.
+struct PlanDevice {
+  int num_processors;     // threads of the pool, or multiprocessors
+  int min_chunk_len;      // KV tokens below which a cut costs more than it balances
+  int max_group_rows;     // query rows (queries * group_size) one work item may hold
+};
+
+// (KV chunk, query group): computed for each KV head by one worker.
+struct WorkItem {
+  int32_t span_begin, span_end;    // into Plan::spans; the chunk is their tokens in order
+  int32_t kv_len;                  // tokens in those spans
+  int32_t query_begin, query_end;  // into Plan::group_queries
+  int32_t dense_len;               // leading tokens of the chunk that every query of the group sees
+  int32_t mask_begin;              // into Plan::mask_words; -1 when dense_len == kv_len. For query i of the group the
+                                   // words are at mask_begin + i * mask_stride, bit t of word w = token
+                                   // dense_len + 64 w + t of the chunk is visible
+  int32_t mask_stride;             // words per query = ceil((kv_len - dense_len) / 64)
+  int32_t partial_begin;           // partial slot of the group's first query, the others follow; -1: the only item of
+                                   // these queries, so it writes out directly
+};
+
+// Exact counts for one layer; the engine multiplies by layers.
+struct PlanCounters {
+  int64_t kv_tokens_read;      // sum over items of kv_len
+  int64_t kv_tokens_unshared;  // sum over queries of the keys each sees: what reading without sharing costs
+  int64_t mask_bytes;
+  int64_t partial_states;      // (O, LSE) pairs per query head written before the merge
+  int32_t num_items;
+  int32_t num_queries;
+};
+
+struct Plan {
+  Policy policy;
+  std::vector<PageSpan> spans;
+  std::vector<int32_t> group_queries;  // query rows, each item's group a consecutive range
+  std::vector<uint64_t> mask_words;
+  std::vector<WorkItem> items;         // largest estimated cost first
+  std::vector<int32_t> merge_indptr;   // [num_queries + 1] into merge_slots; empty range: written directly
+  std::vector<int32_t> merge_slots;    // partial slots of a query
+  int32_t num_partials = 0;            // partial slots in all
+  PlanCounters counters{};
+};
+
+// Fills `plan` (its buffers are reused). A query that sees no key (empty path) gets no item: run writes zeros.
+// kFlashDecoding plans like kRadix and expects that each query's path is stored for it alone (TreeCache::make_private).
+void make_plan(const TreeSnapshot& snapshot, Policy policy, const AttentionShape& shape, const PlanDevice& device,
+               Plan& plan);
+
+}  // namespace deftree::attention

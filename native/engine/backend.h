@@ -1,0 +1,70 @@
+// One model on one device with its KV pages: what the engine's step drives. CPU now; CUDA implements the same.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "attention/plan.h"
+#include "cache/tree_cache.h"
+#include "engine/sampler.h"
+#include "model/model_spec.h"
+
+namespace deftree {
+
+// The rows of one forward pass, in the snapshot's order.
+struct StepBatch {
+  std::vector<int32_t> tokens;      // [num_queries]
+  std::vector<int32_t> positions;   // [num_queries]
+  std::vector<int32_t> slots;       // [num_queries] where the row's KV goes; -1: it is there already (tip query)
+  std::vector<int32_t> logit_rows;  // [num_logits] query rows whose logits are wanted, ascending
+};
+
+struct BackendOptions {
+  int32_t num_pages, page_size;
+  std::string kv_type;        // "f32" | "f16" (CPU), "bf16" (CUDA); "auto"
+  int32_t num_threads;        // CPU
+  int32_t max_step_tokens;    // most query rows of a step
+};
+
+struct BackendInfo {
+  std::string device;         // "cpu" | "cuda"
+  std::string description;    // "AVX-512 VNNI, 2 threads"
+  std::string weight_format, kv_type;
+  uint64_t weight_bytes, kv_bytes;
+  uint64_t kv_bytes_per_token;  // K and V, all layers
+};
+
+// Where the time of steps went, in nanoseconds, summed since load.
+struct BackendTimes {
+  int64_t linear_ns = 0, attention_ns = 0, sampling_ns = 0, other_ns = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const BackendInfo& info() const = 0;
+  virtual attention::AttentionShape attention_shape() const = 0;
+  virtual attention::PlanDevice plan_device() const = 0;
+
+  // Runs all layers; afterwards the logits of batch.logit_rows are on the device. Throws kAborted when `cancel` turns
+  // true (looked at between layers); KV of the batch's slots is then undefined, everything else untouched.
+  virtual void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) = 0;
+  // Draws a token from logits row requests[i].logit_row (an index into batch.logit_rows; rows may repeat).
+  virtual void sample(std::span<const SampleRequest> requests, std::span<SampledToken> results) = 0;
+  // results[i] = log softmax(logits row rows[i])[tokens[i]].
+  virtual void log_probs(std::span<const int32_t> rows, std::span<const int32_t> tokens, std::span<float> results) = 0;
+  // Copies logits row `row` to the host: [vocab_size].
+  virtual void read_logits(int32_t row, std::span<float> dst) = 0;
+  virtual void copy_slots(std::span<const SlotCopy> copies) = 0;
+  virtual BackendTimes times() const = 0;
+};
+
+// Throws kBadModel, kBadArgument or kOutOfMemory with figures; `cancel` ends a long load with kAborted.
+std::unique_ptr<Backend> make_cpu_backend(const ModelSpec& spec, const BackendOptions& options,
+                                          const std::atomic<bool>& cancel);
+
+}  // namespace deftree

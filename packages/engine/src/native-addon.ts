@@ -1,0 +1,223 @@
+/**
+ * The contract with the native addon, in one place. Everything here is plain data; `native/binding` implements it and
+ * nothing else in TypeScript may load the `.node` file.
+ *
+ * Rules: `[sync]` returns at once and never waits for a step; `[async]` returns a Promise. Commands go in through
+ * {@link NativeEngine.submit}, results come out in one {@link NativeStepMessage} per step.
+ */
+
+/** Names of the attention policies; see docs/tree-attention.md. */
+export type AttentionPolicy =
+  | "deft-flatten"
+  | "deft-node"
+  | "deft-node-chunk"
+  | "flash-decoding"
+  | "radix"
+  | "medusa";
+
+/** A tensor's place in a model file. `name` is Hugging Face's name; `shape` is row-major `[out_features, in_features]`. */
+export interface NativeTensor {
+  name: string;
+  file: number;
+  offset: number;
+  bytes: number;
+  dtype: string;
+  shape: number[];
+}
+
+export interface NativeLlamaConfig {
+  numLayers: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  numQoHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  vocabSize: number;
+  contextLen: number;
+  ropeTheta: number;
+  rmsNormEps: number;
+  tieWordEmbeddings: boolean;
+  qkPermuted: boolean;
+  ropeScaling?: { factor: number; lowFreqFactor: number; highFreqFactor: number; originalContextLen: number };
+}
+
+export interface NativeLoadSpec {
+  config: NativeLlamaConfig;
+  files: string[];
+  tensors: NativeTensor[];
+  device: "auto" | "cpu" | "cuda";
+  weights: "auto" | "f32" | "bf16" | "int8";
+  kvType: "auto" | "f32" | "f16" | "bf16";
+  numPages: number;
+  pageSize: number;
+  /** 0: chosen from the machine's cores. */
+  numThreads: number;
+  attention: AttentionPolicy;
+  /** Most query tokens of one step; a longer prefill is cut into chunks of what is left beside running branches. */
+  maxStepTokens: number;
+  /** Byte string of every token: token i is `tokenBytes[tokenByteOffsets[i] .. tokenByteOffsets[i + 1])`. For stop strings. */
+  tokenBytes: Uint8Array;
+  tokenByteOffsets: Uint32Array;
+}
+
+export interface NativeSampling {
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  /** Any integer of up to 53 bits. */
+  seed?: number;
+  logprobs?: number;
+  logitBias?: [token: number, bias: number][];
+}
+
+/**
+ * What {@link NativeEngine.submit} takes. Branch and request ids are chosen by the caller (uint32, never reused).
+ * Commands on one branch run in the order of submission, each after the one before it is finished (an `extend` before a
+ * `fork` before a `decode`); commands on different branches run side by side.
+ */
+export type NativeCommand =
+  /** A branch of length 0. */
+  | { op: "create"; branch: number }
+  /** Appends known tokens (prefill). Attaches to a cached prefix first; `finished` reports how many were reused. */
+  | { op: "extend"; request: number; branch: number; tokens: Int32Array }
+  /** New branches at the end of `branch`; child i's random path is (path of `branch`, firstOrdinal + i). */
+  | { op: "fork"; request: number; branch: number; children: number[]; firstOrdinal: number }
+  /** Decodes until a stop. The token that completes a stop string or is a stop token is part of the branch. */
+  | {
+      op: "decode";
+      request: number;
+      branch: number;
+      maxTokens: number;
+      stopTokens: number[];
+      stopStrings: Uint8Array[];
+      sampling: NativeSampling;
+    }
+  /** Log-probability of each of `tokens` after the branch, which is left as it was. */
+  | { op: "score"; request: number; branch: number; tokens: Int32Array }
+  /** Logits of the branch's last token, `finished.logits`: [vocabSize]. For tests and custom samplers. */
+  | { op: "logits"; request: number; branch: number }
+  | { op: "truncate"; request: number; branch: number; length: number }
+  /** Drops the branch at once, its running request included (finish reason "pruned"). */
+  | { op: "prune"; branch: number; keepCached: boolean }
+  /** Ends a request within one step (finish reason "aborted"); the branch keeps what it has. */
+  | { op: "cancel"; request: number }
+  | { op: "setAttention"; attention: AttentionPolicy };
+
+export type NativeFinishReason = "done" | "stop" | "stop-string" | "length" | "context" | "pruned" | "aborted" | "error";
+
+export interface NativeFinished {
+  request: number;
+  reason: NativeFinishReason;
+  /** Tokens of the branch now. */
+  branchLength: number;
+  /** extend: tokens found in the forest and not computed again. */
+  reusedTokens?: number;
+  /** score: log-probabilities of the given tokens. */
+  logprobs?: Float32Array;
+  logits?: Float32Array;
+  /** stop-string: which of `stopStrings`. */
+  stopIndex?: number;
+  error?: NativeErrorInfo;
+}
+
+export interface NativeErrorInfo {
+  code: string;
+  message: string;
+  figures: Record<string, number>;
+}
+
+/** Everything one step published. The arrays are parallel, one entry per decoded token. */
+export interface NativeStepMessage {
+  step: number;
+  requests: Uint32Array;
+  tokens: Int32Array;
+  /** NaN where not asked for. */
+  logprobs: Float32Array;
+  /** Only when some request asked for `logprobs` > 0: per entry the likeliest tokens, likeliest first. */
+  topLogprobs?: { token: number; logprob: number }[][];
+  finished: NativeFinished[];
+  /** Set once when the engine died (device error, internal error); every later request fails with it. */
+  fatal?: NativeErrorInfo;
+}
+
+export interface NativeEngineInfo {
+  device: "cpu" | "cuda";
+  /** Why this device: "auto: no CUDA driver found" and the like. */
+  deviceReason: string;
+  description: string;
+  weightFormat: string;
+  kvType: string;
+  weightBytes: number;
+  kvBytes: number;
+  kvBytesPerToken: number;
+  numPages: number;
+  pageSize: number;
+  numThreads: number;
+}
+
+/** Sums since load. Times in nanoseconds. */
+export interface NativeStats {
+  steps: number;
+  decodedTokens: number;
+  prefilledTokens: number;
+  reusedTokens: number;
+  /** KV bytes that the plans read, all layers. */
+  kvBytesRead: number;
+  /** KV bytes that reading each query's keys separately would have cost. */
+  kvBytesUnshared: number;
+  maskBytes: number;
+  partialBytes: number;
+  workItems: number;
+  linearNs: number;
+  attentionNs: number;
+  samplingNs: number;
+  otherForwardNs: number;
+  /** schedule + snapshot + plan + publish: everything of a step outside the backend. */
+  overheadNs: number;
+  stepNs: number;
+  numPages: number;
+  freePages: number;
+  cachedPages: number;
+  nodes: number;
+  branches: number;
+  tokensInForest: number;
+  /** Branches that wait for pages. */
+  pausedBranches: number;
+}
+
+export interface NativeEngine {
+  /** [sync] */
+  info(): NativeEngineInfo;
+  /** [sync] Enqueues; throws only for malformed commands (E_BAD_ARGUMENT) and after dispose (E_DISPOSED). */
+  submit(commands: NativeCommand[]): void;
+  /** [sync] */
+  stats(): NativeStats;
+  /** [async] Runs the cache's invariant checks between two steps; rejects with E_INTERNAL when one is broken. */
+  checkInvariants(): Promise<void>;
+  /** [async] Stops within one step, fails open requests with E_DISPOSED, frees everything. Twice is fine. */
+  dispose(): Promise<void>;
+}
+
+/** One line of a plan, for inspection. */
+export interface NativeWorkItem {
+  kvLen: number;
+  queries: number[];
+  denseLen: number;
+  writesPartial: boolean;
+}
+
+export interface NativeAddon {
+  version: string;
+  cpu: { level: string; features: Record<string, boolean> };
+  /** [async] Loads on the engine's own thread; `onStep` is called on the JavaScript thread, never re-entrantly. */
+  load(spec: NativeLoadSpec, onStep: (message: NativeStepMessage) => void): Promise<NativeEngine>;
+  /** [sync] Values of whole blocks of a GGUF or float type. */
+  dequantize(dtype: string, bytes: Uint8Array): Float32Array;
+  /** [sync] The plan of a tree in the format of docs/benchmarks.md, without a model. */
+  plan(
+    tree: { nodes: { parent: number; len: number }[]; queries: number[] },
+    options: { policy: AttentionPolicy; numQoHeads: number; numKvHeads: number; headDim: number; numProcessors: number },
+  ): { items: NativeWorkItem[]; kvTokensRead: number; kvTokensUnshared: number; maskBytes: number; partialStates: number };
+}
