@@ -1,0 +1,149 @@
+/**
+ * The engine's public interface: tokens in, tokens out. `Engine` (engine.ts) implements it over the native addon; the
+ * contract test in engine.contract.ts runs over every implementation.
+ */
+import type { AttentionPolicy, NativeEngineInfo, NativeStats } from "./native-addon.js";
+
+export type { AttentionPolicy };
+
+export interface EngineOptions {
+  /** `"auto"` picks CUDA when it can run here and says why in `info.deviceReason`; `"cuda"` throws E_DEVICE if it cannot. */
+  device?: "auto" | "cpu" | "cuda";
+  /** How weights are kept in memory. `"auto"`: as the file has them (quantised blocks stay small). */
+  weights?: "auto" | "f32" | "bf16" | "int8";
+  /** KV element type. `"auto"`: f32 with f32 weights, else f16 on the CPU and bf16 on CUDA. */
+  kvType?: "auto" | "f32" | "f16" | "bf16";
+  /** Tokens the KV pages can hold together; by default `min(4 x contextLength, what 1 GiB holds)`, at least one context. */
+  kvTokens?: number;
+  pageSize?: number;
+  /** Longest branch in tokens; by default the model's. */
+  contextLength?: number;
+  /** Compute threads; by default the machine's cores, at most 16. */
+  threads?: number;
+  attention?: AttentionPolicy;
+  /** Most query tokens of one step (prefill is cut into chunks of this). */
+  maxStepTokens?: number;
+  signal?: AbortSignal;
+}
+
+export interface SamplingOptions {
+  /** 0 is greedy, the default. */
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  logitBias?: Record<number, number>;
+  /** Same seed, same branch path, same tokens, whatever else the engine decodes. */
+  seed?: number;
+}
+
+export interface DecodeOptions extends SamplingOptions {
+  maxTokens?: number;
+  /** Strings that end the text; the text returned does not contain them. */
+  stop?: string[];
+  /** Token ids that end the text; by default the model's end-of-text tokens. */
+  stopTokens?: number[];
+  /** 0: each token's log-probability; n: also the n likeliest tokens at each position. */
+  logprobs?: number;
+  signal?: AbortSignal;
+}
+
+/**
+ * Why a decode ended: `stop` (stop token or stop string), `length` (maxTokens or the context is full), `pruned`,
+ * `aborted`. An abort by `signal` does not reject: the result holds what was decoded.
+ */
+export type FinishReason = "stop" | "length" | "pruned" | "aborted";
+
+export interface DecodedToken {
+  id: number;
+  /** Text that became final with this token: "" while a character or a possible stop string is incomplete. */
+  text: string;
+  logprob?: number;
+  topLogprobs?: { id: number; logprob: number }[];
+}
+
+export interface DecodeResult {
+  /** All decoded tokens, a final stop token included. */
+  tokens: number[];
+  /** Their text without stop token and stop string. */
+  text: string;
+  finishReason: FinishReason;
+  /** The stop string that was met. */
+  stopString?: string;
+  logprobs?: number[];
+}
+
+/** Async-iterable token by token, and awaitable for the whole. Iterating is optional; decoding goes on either way. */
+export interface DecodeStream extends AsyncIterable<DecodedToken>, PromiseLike<DecodeResult> {
+  readonly result: Promise<DecodeResult>;
+}
+
+export interface ExtendResult {
+  /** Tokens now on the branch. */
+  length: number;
+  /** Of the added tokens, how many were found in the forest. */
+  reusedTokens: number;
+}
+
+/** A root-to-leaf path of the forest. */
+export interface EngineBranch {
+  readonly id: number;
+  /** Tokens on the path, as far as known here (grows while decoding). */
+  readonly length: number;
+  readonly disposed: boolean;
+  /** Appends text (special tokens off) or token ids. */
+  extend(content: string | readonly number[], options?: { signal?: AbortSignal }): Promise<ExtendResult>;
+  /** n branches that share every page so far. Costs no KV. Usable at once: their commands wait for this branch's. */
+  fork(n: number): EngineBranch[];
+  decode(options?: DecodeOptions): DecodeStream;
+  /** Natural-log probability of each token of a continuation; the branch is left as it was. */
+  score(continuation: string | readonly number[], options?: { signal?: AbortSignal }): Promise<{ tokens: number[]; logprobs: number[]; total: number }>;
+  /** Raw logits after the branch's last token: `[vocabSize]`. */
+  logits(): Promise<Float32Array>;
+  truncate(length: number): Promise<void>;
+  /** Drops the branch; pages with no other reader are free within one step. `keepCached` leaves them as reusable cache. */
+  prune(options?: { keepCached?: boolean }): void;
+  [Symbol.dispose](): void;
+}
+
+export interface EngineInfo extends NativeEngineInfo {
+  modelPath: string;
+  modelName: string;
+  contextLength: number;
+  vocabSize: number;
+  attention: AttentionPolicy;
+}
+
+export interface TextTokenizer {
+  readonly vocabSize: number;
+  /** Text of users: special tokens are plain text here. */
+  encode(text: string): number[];
+  /** Text of templates: special tokens become their ids. */
+  encodeWithSpecialTokens(text: string): number[];
+  /** Special tokens left out. */
+  decode(tokens: readonly number[]): string;
+  /** The bytes of one token ("" for special tokens), for streaming and stop strings. */
+  tokenBytes(token: number): Uint8Array;
+  readonly eosTokens: readonly number[];
+  readonly bosToken: number | undefined;
+}
+
+export interface ChatTurn {
+  role: "system" | "user" | "assistant" | "tool";
+  content: string;
+}
+
+/** Something that serves branches: the native engine, or a fake in unit tests of other packages. */
+export interface BranchEngine {
+  readonly info: EngineInfo;
+  readonly tokenizer: TextTokenizer;
+  /** An empty branch. */
+  branch(): EngineBranch;
+  /** Token ids of a conversation by the model's chat template; content is encoded with special tokens off. */
+  encodeChat(turns: readonly ChatTurn[], options?: { addGenerationPrompt?: boolean }): number[];
+  stats(): NativeStats;
+  checkInvariants(): Promise<void>;
+  dispose(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}

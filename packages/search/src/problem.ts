@@ -1,0 +1,38 @@
+/**
+ * What is searched. A task package writes one of these; a strategy knows nothing else of it.
+ *
+ * `State` is what a thought means (a partial list, say); `Answer` the final result. Higher scores are better; by
+ * convention a solved answer scores 0 and each error costs 1, so a score reads as minus the number of errors.
+ */
+import type { PromptMessage } from "./thought-model.js";
+
+export interface Problem<State, Answer> {
+  readonly name: string;
+  /** The state of the root: nothing answered yet. */
+  readonly initial: State;
+  /** The prompt that asks for a whole answer (and, in `continue` mode, the only prompt). */
+  prompt(): PromptMessage[];
+  /**
+   * `reprompt` mode: the prompt of the next level, that asks to improve on `state` (Graph of Thoughts' improve step).
+   * Undefined where the task has none.
+   */
+  improvePrompt?(state: State): PromptMessage[];
+  /** `continue` mode: where a thought ends. Several thoughts in a row make an answer. */
+  readonly thought: { stop?: string[]; maxTokens: number };
+  /** Most tokens a whole answer can take. */
+  readonly answerMaxTokens: number;
+  /**
+   * `continue` mode: what the answer says after `text`, the answer's whole text so far; `ended` when the model ended
+   * its answer. Cheap: called for each thought.
+   */
+  readPartial(text: string, ended: boolean): State;
+  /** What a complete answer's text says. Never throws: an unreadable answer is a state that scores worst. */
+  readAnswer(text: string): State;
+  /** Program scorer, for partial and whole states. */
+  score(state: State): number;
+  /** True when `state` cannot become a correct answer any more: its branch may be dropped in mid-thought. */
+  hopeless?(state: State): boolean;
+  isComplete(state: State): boolean;
+  isSolved(state: State): boolean;
+  answer(state: State): Answer;
+}
