@@ -21,9 +21,11 @@ void cpu_relax() {
 #endif
 }
 
-// About 10 microseconds on current machines: longer than the gap between two regions of one layer, far shorter than a
-// scheduler slice.
-constexpr int kSpinRounds = 400;
+// About 20-50 microseconds on current machines: longer than the gap between two regions of one layer, far shorter than
+// a scheduler slice.
+constexpr int kSpinRounds = 600;
+
+constexpr uint32_t kOpen = 1u << 31;
 
 }  // namespace
 
@@ -31,14 +33,15 @@ struct ThreadPool::Impl {
   int num_threads = 1;
   std::vector<std::thread> threads;
 
-  // A region is published by bumping `generation`; a thread that sees a new generation takes tasks until none is left,
-  // then counts itself out. The next region starts only after all threads counted out, so body and num_tasks are stable.
-  std::atomic<uint32_t> generation{0};
+  // A region is open from run()'s start until its last task was taken. Threads enter it by counting themselves into
+  // `state` while the open bit is set, and run() waits only for those that entered: a thread that is still asleep, or
+  // descheduled by another process, costs nothing.
+  std::atomic<uint32_t> state{0};       // kOpen | threads inside
+  std::atomic<uint32_t> generation{0};  // bumped when a region opens; what idle threads sleep on
   std::atomic<int> next_task{0};
-  std::atomic<uint32_t> running{0};
   std::atomic<bool> stop{false};
-  int num_tasks = 0;
-  FunctionRef<void(int, int)>* body = nullptr;
+  int num_tasks = 0;                              // stable while the region is open or has threads inside
+  FunctionRef<void(int, int)>* body = nullptr;    // likewise
 
   void take_tasks(int thread) {
     for (;;) {
@@ -48,16 +51,29 @@ struct ThreadPool::Impl {
     }
   }
 
+  bool enter() {
+    uint32_t seen = state.load(std::memory_order_relaxed);
+    while (seen & kOpen) {
+      if (state.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+    }
+    return false;
+  }
+
+  void leave() {
+    if (state.fetch_sub(1, std::memory_order_release) == 1) state.notify_one();
+  }
+
   void worker(int thread) {
     uint32_t seen = 0;
     for (;;) {
-      for (int round = 0; round < kSpinRounds && generation.load(std::memory_order_acquire) == seen; ++round) cpu_relax();
+      for (int i = 0; i < kSpinRounds && generation.load(std::memory_order_acquire) == seen; ++i) cpu_relax();
       generation.wait(seen, std::memory_order_acquire);
       seen = generation.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) return;
-      take_tasks(thread);
-      running.fetch_sub(1, std::memory_order_acq_rel);
-      running.notify_one();
+      if (enter()) {
+        take_tasks(thread);
+        leave();
+      }
     }
   }
 };
@@ -85,14 +101,19 @@ void ThreadPool::run(int num_tasks, FunctionRef<void(int, int)> body) {
   impl_->body = &body;
   impl_->num_tasks = num_tasks;
   impl_->next_task.store(0, std::memory_order_relaxed);
-  impl_->running.store(static_cast<uint32_t>(impl_->num_threads - 1), std::memory_order_relaxed);
+  impl_->state.store(kOpen, std::memory_order_release);
   impl_->generation.fetch_add(1, std::memory_order_release);
   impl_->generation.notify_all();
   impl_->take_tasks(0);
-  for (int round = 0; round < kSpinRounds && impl_->running.load(std::memory_order_acquire) != 0; ++round) cpu_relax();
-  for (uint32_t left = impl_->running.load(std::memory_order_acquire); left != 0;
-       left = impl_->running.load(std::memory_order_acquire)) {
-    impl_->running.wait(left, std::memory_order_acquire);
+
+  uint32_t inside = impl_->state.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
+  for (int i = 0; i < kSpinRounds && inside != 0; ++i) {
+    cpu_relax();
+    inside = impl_->state.load(std::memory_order_acquire);
+  }
+  while (inside != 0) {
+    impl_->state.wait(inside, std::memory_order_acquire);
+    inside = impl_->state.load(std::memory_order_acquire);
   }
 }
 
