@@ -1,0 +1,221 @@
+/**
+ * Sorting a list of digits 0-9 with repetitions: the task of Graph of Thoughts (Besta et al., AAAI 2024, section 4.1),
+ * with 32, 64 or 128 numbers. Generator, prompts, parser and scorer stand here together; the rules of the parser and of
+ * the error score are the paper's, the words of the prompts are ours.
+ */
+import type { Problem, PromptMessage } from "@deftree/search";
+import { parse as parseCsv } from "csv-parse/sync";
+import { createRng } from "./rng.js";
+
+/** Error score of an answer in which no list can be read. */
+export const SORTING_UNREADABLE = 300;
+
+export interface SortingState {
+  /** The numbers written so far; undefined where the list cannot be read. */
+  readonly numbers: readonly number[] | undefined;
+  /** False while the list may still grow. */
+  readonly complete: boolean;
+}
+
+export interface SortingOptions {
+  /** Worked examples in the prompts, 0 to 3. 0 (default) suits a model trained on the task, such as `mini`. */
+  fewShot?: 0 | 1 | 2 | 3;
+  /** `continue` mode: numbers in one thought, about. 8 by default. */
+  numbersPerThought?: number;
+  /** Tokens a number and its separator take in the model's tokenizer: 2 for `mini` (default), 3 for Llama 3. */
+  tokensPerNumber?: number;
+}
+
+/** `length` digits, each uniform in 0..9; the same for the same seed. */
+export function generateSorting(length: number, seed: number): number[] {
+  const rng = createRng(seed);
+  return Array.from({ length }, () => rng.int(0, 9));
+}
+
+/** The problem of sorting `input`. Throws RangeError when it is empty or holds anything but digits. */
+export function sortingProblem(
+  input: readonly number[],
+  options: SortingOptions = {},
+): Problem<SortingState, readonly number[]> {
+  if (input.length === 0 || !input.every(isDigit)) {
+    throw new RangeError(`A sorting problem needs a list of digits 0-9, got ${formatList(input.slice(0, 200))}`);
+  }
+  const { fewShot = 0, numbersPerThought = 8, tokensPerNumber = 2 } = options;
+  const length = input.length;
+  const answerTokens = length * tokensPerNumber + 2;
+  const thoughts = Math.max(1, Math.ceil(length / numbersPerThought));
+
+  return {
+    name: `sorting-${length}`,
+    initial: { numbers: [], complete: false },
+    prompt: () => taskPrompt(input, fewShot),
+    improvePrompt: (state) =>
+      state.numbers?.length ? improvePrompt(input, state.numbers, fewShot) : taskPrompt(input, fewShot),
+    thought: { maxTokens: Math.ceil(answerTokens / thoughts) },
+    answerMaxTokens: answerTokens + tokensPerNumber * Math.max(4, Math.ceil(length / 8)),
+    readPartial: readPartialSorting,
+    readAnswer: readSortingAnswer,
+    score: (state) => 0 - (state.complete ? sortingErrors(input, state.numbers) : prefixErrors(input, state.numbers)),
+    hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(input, numbers) > 0,
+    isComplete: (state) => state.complete,
+    isSolved: (state) => state.complete && isSortedCopy(input, state.numbers),
+    answer: (state) => state.numbers ?? [],
+  };
+}
+
+/**
+ * The paper's error score: over all values, how often each stands too often or too rarely in `output`, plus the number
+ * of places where `output` descends. Undefined (unreadable) scores 300. The paper sums over the values 0-9 only; here a
+ * value outside of 0-9 counts as well, so that only the sorted list scores 0.
+ */
+export function sortingErrors(input: readonly number[], output: readonly number[] | undefined): number {
+  if (output === undefined) return SORTING_UNREADABLE;
+  let errors = descents(output);
+  for (const excess of countDifferences(input, output).values()) errors += Math.abs(excess);
+  return errors;
+}
+
+/**
+ * The errors already certain in the beginning of an answer: descents, values above the input's count, and values
+ * missing though a larger one was already written. 0 exactly when the prefix can still become the sorted list; a prefix
+ * without any number counts as one error, so that empty talk never ties with a right beginning.
+ */
+export function prefixErrors(input: readonly number[], prefix: readonly number[] | undefined): number {
+  if (prefix === undefined) return SORTING_UNREADABLE;
+  const last = prefix.at(-1);
+  if (last === undefined) return 1;
+  let errors = descents(prefix);
+  for (const [value, excess] of countDifferences(input, prefix)) {
+    errors += value < last ? Math.abs(excess) : Math.max(0, excess);
+  }
+  return errors;
+}
+
+/**
+ * The list in a complete answer: of the lines with brackets, the last that says "Output", else the first; in it the
+ * first bracketed list of whole numbers.
+ */
+export function readSortingAnswer(text: string): SortingState {
+  const lines = text.split("\n").filter((line) => line.includes("[") && line.includes("]"));
+  const line =
+    lines[
+      Math.max(
+        0,
+        lines.findLastIndex((candidate) => candidate.includes("Output")),
+      )
+    ] ?? "";
+  const open = line.indexOf("[");
+  const close = line.indexOf("]", open);
+  const items = open < 0 || close < 0 ? [""] : line.slice(open + 1, close).split(",");
+  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: true };
+}
+
+/** The list in an answer that is still being written; a closing bracket completes it. */
+export function readPartialSorting(text: string, ended: boolean): SortingState {
+  const open = text.indexOf("[", Math.max(0, text.lastIndexOf("Output")));
+  if (ended || (open >= 0 && text.includes("]", open))) return readSortingAnswer(text);
+  const items = open < 0 ? [] : text.slice(open + 1).split(",");
+  if (items.at(-1)?.trim() === "") items.pop();
+  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: false };
+}
+
+export interface SortingRow {
+  id: number;
+  unsorted: number[];
+  sorted: number[];
+}
+
+/**
+ * Problems of a CSV file with the columns ID, Unsorted and Sorted, as Graph of Thoughts publishes them. Throws
+ * RangeError, naming the row, where a list is not one of digits or Sorted is not Unsorted in order.
+ */
+export function readSortingCsv(text: string): SortingRow[] {
+  const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
+  return records.map((record, index) => {
+    const unsorted = readSortingAnswer(record.Unsorted ?? "").numbers;
+    const sorted = readSortingAnswer(record.Sorted ?? "").numbers;
+    const id = Number(record.ID ?? "");
+    if (!Number.isInteger(id) || !unsorted?.every(isDigit) || !isSortedCopy(unsorted, sorted)) {
+      throw new RangeError(`Row ${index + 1} is not ID, Unsorted, Sorted: ${JSON.stringify(record).slice(0, 200)}`);
+    }
+    return { id, unsorted: [...unsorted], sorted: [...(sorted ?? [])] };
+  });
+}
+
+export function formatList(numbers: readonly number[]): string {
+  return `[${numbers.join(", ")}]`;
+}
+
+export function sortedCopy(numbers: readonly number[]): number[] {
+  return [...numbers].sort((a, b) => a - b);
+}
+
+function taskPrompt(input: readonly number[], fewShot: number): PromptMessage[] {
+  const examples = exampleInputs(fewShot).map(
+    (example) => `Input: ${formatList(example)}\nOutput: ${formatList(sortedCopy(example))}\n\n`,
+  );
+  const content = [
+    "Sort the list of digits in ascending order. Keep every repetition. Answer with the sorted list only.\n",
+    ...withTitle(examples),
+    `Input: ${formatList(input)}`,
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function improvePrompt(input: readonly number[], current: readonly number[], fewShot: number): PromptMessage[] {
+  const examples = exampleInputs(fewShot).map((example, index) => {
+    const wrong = sortedCopy(example);
+    const [dropped] = wrong.splice(3 * (index + 1), 1);
+    const doubled = wrong.at(-4 - index)!;
+    wrong.splice(-4 - index, 0, doubled);
+    return [
+      `Input: ${formatList(example)}\nIncorrectly sorted: ${formatList(wrong)}\n`,
+      `Reason: one ${dropped} is missing, and there is one ${doubled} too many.\n`,
+      `Output: ${formatList(sortedCopy(example))}\n\n`,
+    ].join("");
+  });
+  const content = [
+    `The list of ${input.length} digits was sorted in ascending order, with mistakes. `,
+    "Compare how often each digit stands in both lists, add what is missing, remove what is too many. ",
+    "Answer with the corrected sorted list only.\n",
+    ...withTitle(examples),
+    `Input: ${formatList(input)}\nIncorrectly sorted: ${formatList(current)}`,
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+/** Inputs of 16, 32 and 64 digits; the same for every problem, so that their tokens are a shared prefix. */
+function exampleInputs(count: number): number[][] {
+  return [16, 32, 64].slice(0, count).map((length, index) => generateSorting(length, 1000 + index));
+}
+
+function withTitle(examples: string[]): string[] {
+  return examples.length === 0 ? [] : ["\nExamples\n", ...examples, "Your turn\n"];
+}
+
+function descents(numbers: readonly number[]): number {
+  let count = 0;
+  for (let i = 1; i < numbers.length; i++) if (numbers[i - 1]! > numbers[i]!) count++;
+  return count;
+}
+
+/** Value -> its count in `output` minus its count in `input`. */
+function countDifferences(input: readonly number[], output: readonly number[]): Map<number, number> {
+  const differences = new Map<number, number>();
+  for (const value of output) differences.set(value, (differences.get(value) ?? 0) + 1);
+  for (const value of input) differences.set(value, (differences.get(value) ?? 0) - 1);
+  return differences;
+}
+
+function isSortedCopy(input: readonly number[], output: readonly number[] | undefined): boolean {
+  return output !== undefined && formatList(output) === formatList(sortedCopy(input));
+}
+
+function isDigit(value: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= 9;
+}
+
+/** As Python's int() reads it, less its underscores. */
+function isInteger(item: string): boolean {
+  return /^\s*[+-]?\d+\s*$/.test(item);
+}
