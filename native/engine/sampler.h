@@ -47,13 +47,23 @@ uint64_t fork_path_hash(uint64_t parent, uint32_t ordinal);
 // In [0, 1).
 double uniform_random(uint64_t seed, uint64_t path_hash, int32_t position);
 
-// logits: [vocab_size], not changed. `scratch` is reused between calls.
+// The memory of sample_token, kept between calls so that a token allocates nothing.
 struct SamplerScratch {
-  std::vector<float> values;
-  std::vector<int32_t> order;
+  std::vector<float> values;     // [vocab_size] processed logits
+  std::vector<float> weights;    // [vocab_size or candidates] exp((logit - max) / temperature)
+  std::vector<float> block_max;  // [ceil(vocab_size / block)]
+  std::vector<double> block_sum;
+  std::vector<float> nth;        // block maxima in the order nth_element leaves them in
+  std::vector<int32_t> order;    // candidates
 };
+
+// logits: [vocab_size], not changed. A tie goes to the lowest token id, in argmax and at the top-k boundary; top-p keeps
+// the smallest set that reaches the mass. NaN logits are never drawn.
+// Throws kBadModel when the largest logit is not finite, kBadArgument when the mask or the bias rules out every token or
+// names one outside the vocabulary.
 void sample_token(std::span<const float> logits, const SampleRequest& request, SamplerScratch& scratch,
                   SampledToken& result);
+// log softmax(logits)[token].
 float log_prob(std::span<const float> logits, int32_t token);
 
 }  // namespace deftree
