@@ -1,37 +1,60 @@
 /**
  * The one event stream of a search: plain data, so that a viewer, a trace and a test read the same thing. Thoughts are
  * numbered in order of creation; 0 is the root (the problem itself).
+ *
+ * Of one thought the order is `started`, any number of `tokens`, `finished`, then `scored`, then perhaps `pruned`. A
+ * thought that was cut or aborted is pruned without a score. Thoughts of one level decode side by side, so their
+ * `tokens` and `finished` events interleave as time has it; all others come in a fixed order.
  */
 export type ThoughtId = number;
 
 export type SearchEvent<State = unknown, Answer = unknown> =
-  | { type: "search:started"; strategy: string; problem: string; seed: number }
+  | { type: "search:started"; strategy: string; problem: string; seed: number; state: State }
   | { type: "thought:started"; thought: ThoughtId; parent: ThoughtId; depth: number }
+  /** A new piece of text; `tokens` counts the thought's tokens so far. */
   | { type: "thought:tokens"; thought: ThoughtId; text: string; tokens: number }
   | {
       type: "thought:finished";
       thought: ThoughtId;
+      /** The thought's own text, without what ended it. */
       text: string;
       tokens: number;
       finishReason: "stop" | "length" | "cut" | "aborted";
       state: State;
+      /** The model ended its answer here. */
       ended: boolean;
     }
   | { type: "thought:scored"; thought: ThoughtId; score: number }
-  | { type: "thought:pruned"; thought: ThoughtId; reason: string }
+  | { type: "thought:pruned"; thought: ThoughtId; reason: PruneReason }
   | { type: "level:selected"; depth: number; kept: ThoughtId[]; dropped: ThoughtId[] }
+  /** Once, before `done`: the thought the search answers with. */
   | { type: "solution"; thought: ThoughtId; answer: Answer; score: number; solved: boolean }
-  | { type: "budget:reached"; budget: "tokens" | "time" | "thoughts" | "aborted"; limit: number; used: number }
-  | { type: "done"; statistics: SearchStatistics };
+  | { type: "budget:reached"; budget: BudgetName; limit: number; used: number }
+  | { type: "search:aborted" }
+  | { type: "done"; stopReason: StopReason; statistics: SearchStatistics };
+
+export type BudgetName = "tokens" | "time" | "thoughts";
+
+/**
+ * `hopeless`: the problem says that it cannot become right; `unsolved`: its answer is complete and not right; `duplicate`: another thought of the level has the same state; `outscored`: selection kept better ones.
+ */
+export type PruneReason = "hopeless" | "unsolved" | "duplicate" | "outscored" | "aborted";
+
+/** `finished`: the strategy came to its end; `solved`: it stopped at a solution; else the budget that ended it. */
+export type StopReason = "finished" | "solved" | BudgetName | "aborted";
 
 export interface SearchStatistics {
   strategy: string;
+  /** Thoughts started, the root not counted. */
   thoughts: number;
   /** Deepest level that was grown. */
   depth: number;
   generatedTokens: number;
+  /** Sum of the contexts that the thoughts started from: what a server without shared prefixes would compute. */
   promptTokens: number;
+  /** Of `promptTokens`, those that were not computed again. */
   reusedTokens: number;
+  /** KV bytes that attention read, and what reading each branch by itself would have cost; of the whole model meanwhile. */
   kvBytesRead: number;
   kvBytesUnshared: number;
   elapsedMs: number;

@@ -22,8 +22,8 @@ export interface Problem<State, Answer> {
   /** Most tokens a whole answer can take. */
   readonly answerMaxTokens: number;
   /**
-   * `continue` mode: what the answer says after `text`, the answer's whole text so far; `ended` when the model ended
-   * its answer. Cheap: called for each thought.
+   * `continue` mode: what the answer says after `text`, the answer's whole text so far, stop strings included; `ended`
+   * when the model ended its answer. Cheap: called for each piece of a thought. Never throws.
    */
   readPartial(text: string, ended: boolean): State;
   /** What a complete answer's text says. Never throws: an unreadable answer is a state that scores worst. */
@@ -35,4 +35,6 @@ export interface Problem<State, Answer> {
   isComplete(state: State): boolean;
   isSolved(state: State): boolean;
   answer(state: State): Answer;
+  /** Equal for states that mean the same; by default their JSON. */
+  stateKey?(state: State): string;
 }

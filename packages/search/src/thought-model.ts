@@ -4,6 +4,7 @@
  */
 
 export interface ThoughtSampling {
+  /** 0 is greedy. */
   temperature?: number;
   topK?: number;
   topP?: number;
@@ -15,18 +16,24 @@ export interface ThoughtDecodeOptions extends ThoughtSampling {
   maxTokens: number;
   /** Strings that end the thought. */
   stop?: string[];
-  /** Called as text becomes final; return `false` to end the thought here (a program saw that it is hopeless). */
-  onText?: (text: string, tokens: number) => boolean | void;
+  /**
+   * Called as text becomes final, with the new piece and the number of tokens so far; return `false` to end the thought
+   * here (a program saw that it is hopeless).
+   */
+  onText?: (piece: string, tokens: number) => boolean | void;
   signal?: AbortSignal;
 }
 
 export interface DecodedThought {
-  /** Without the stop string. */
+  /** Without the stop string. Of a cut thought: up to the piece at which it was cut. */
   text: string;
   tokens: number;
   /** `stop`: by itself, by a stop string; `length`; `cut`: onText said so; `aborted`. */
   finishReason: "stop" | "length" | "cut" | "aborted";
-  /** The stop string that ended it, if one did. Continuing a branch continues after it. */
+  /**
+   * What the branch holds after `text`: the stop string that ended it, with whatever else its last token carries.
+   * Continuing the branch continues after it.
+   */
   stopString?: string;
   /** True when the model ended its answer (end of turn). */
   ended: boolean;
@@ -34,12 +41,24 @@ export interface DecodedThought {
   logprob?: number;
 }
 
+/** What the calls on one branch cost; its forks keep their own account. */
+export interface TokenUsage {
+  /** Decoded tokens, those a cut came too late for included. */
+  generatedTokens: number;
+  /** Context that decodes started from: what a server without shared prefixes would have to compute for them. */
+  promptTokens: number;
+  /** Known tokens (prompt, extensions) that really were computed for this branch. */
+  prefilledTokens: number;
+}
+
 /** A place in the text tree. Costs nothing to fork where the model shares prefixes. */
 export interface ThoughtBranch {
-  /** n branches at the same place, numbered 0..n-1 in the order of their random paths. */
+  readonly usage: Readonly<TokenUsage>;
+  /** n branches at the same place, numbered on from earlier forks in the order of their random paths. */
   fork(n: number): ThoughtBranch[];
   /** Appends known text to the model's own answer so far. */
   extend(text: string, signal?: AbortSignal): Promise<void>;
+  /** An abort by `signal` does not reject: the result holds what was decoded. */
   decode(options: ThoughtDecodeOptions): Promise<DecodedThought>;
   /** Natural-log probability of each text as the continuation here; the branch is left as it was. */
   score?(continuations: string[], signal?: AbortSignal): Promise<number[]>;
@@ -47,13 +66,10 @@ export interface ThoughtBranch {
   release(): void;
 }
 
-/** Sums since the model was opened; a search reports differences. */
-export interface ThoughtUsage {
-  generatedTokens: number;
-  promptTokens: number;
-  /** Of promptTokens, those found in the forest. */
-  reusedTokens: number;
+/** KV reads of the whole model, sums since it was loaded. 0 where a model cannot tell. */
+export interface KvUsage {
   kvBytesRead: number;
+  /** What reading every branch's keys and values separately would have cost. */
   kvBytesUnshared: number;
 }
 
@@ -66,5 +82,6 @@ export interface ThoughtModel {
   readonly name: string;
   /** A branch after the prompt, ready for the model's answer. */
   open(prompt: readonly PromptMessage[], options?: { signal?: AbortSignal }): Promise<ThoughtBranch>;
-  usage(): ThoughtUsage;
+  /** A search reports differences; they are its own only when nothing else runs on the model meanwhile. */
+  usage(): KvUsage;
 }

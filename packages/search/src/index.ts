@@ -1,0 +1,29 @@
+export type { Budget } from "./budget.js";
+export { bestOfNAtEqualTokens } from "./equal-tokens.js";
+export type { BudgetName, PruneReason, SearchEvent, SearchStatistics, StopReason, ThoughtId } from "./events.js";
+export type { Problem } from "./problem.js";
+export { type Search, type SearchOptions, type SearchResult, search } from "./search.js";
+export type { StrategySampling } from "./shapes.js";
+export { type BestOfNOptions, bestOfN } from "./strategies/best-of-n.js";
+export { type BreadthFirstOptions, breadthFirst } from "./strategies/breadth-first.js";
+export { singleShot } from "./strategies/single.js";
+export type { Strategy } from "./strategy.js";
+export type {
+  DecodedThought,
+  KvUsage,
+  PromptMessage,
+  ThoughtBranch,
+  ThoughtDecodeOptions,
+  ThoughtModel,
+  ThoughtSampling,
+  TokenUsage,
+} from "./thought-model.js";
+export {
+  childrenOf,
+  emptyTree,
+  growTree,
+  pathTo,
+  type Thought,
+  type ThoughtStatus,
+  type ThoughtTree,
+} from "./thought-tree.js";

@@ -1,0 +1,175 @@
+/** Runs a strategy on a problem with a model. */
+import { type Budget, checkBudget } from "./budget.js";
+import { EventLog } from "./event-log.js";
+import type { SearchEvent, SearchStatistics, StopReason } from "./events.js";
+import type { Problem } from "./problem.js";
+import { SearchRun } from "./run.js";
+import type { Strategy } from "./strategy.js";
+import type { ThoughtModel } from "./thought-model.js";
+import { emptyTree, growTree, type Thought, type ThoughtTree } from "./thought-tree.js";
+
+export interface SearchOptions {
+  budget?: Budget;
+  /** Same seed, same tree, whatever else the model decodes. 0 by default. */
+  seed?: number;
+  /** Ends the search early, with the best so far and stop reason `aborted`; it does not reject. */
+  signal?: AbortSignal;
+}
+
+export interface SearchResult<State, Answer> {
+  /** The thought the search answers with; undefined when no thought was finished. */
+  best: Thought<State> | undefined;
+  /** `best`'s whole text, that of its ancestors included. */
+  text: string | undefined;
+  answer: Answer | undefined;
+  score: number | undefined;
+  solved: boolean;
+  stopReason: StopReason;
+  tree: ThoughtTree<State>;
+  statistics: SearchStatistics;
+}
+
+/**
+ * A running search: async-iterable event by event, and awaitable for its result. It starts with the first of either.
+ * Breaking out of the iteration ends the search. However it ends, every branch it opened is released first.
+ */
+export interface Search<State, Answer>
+  extends AsyncIterable<SearchEvent<State, Answer>>,
+    PromiseLike<SearchResult<State, Answer>> {
+  readonly result: Promise<SearchResult<State, Answer>>;
+}
+
+/** @throws RangeError on a budget that is not positive; errors of the model or the problem reject the result. */
+export function search<State, Answer>(
+  problem: Problem<State, Answer>,
+  strategy: Strategy,
+  model: ThoughtModel,
+  options: SearchOptions = {},
+): Search<State, Answer> {
+  checkBudget(options.budget ?? {});
+  const controller = new AbortController();
+  const log = new EventLog<SearchEvent<State, Answer>>();
+  let running: Promise<SearchResult<State, Answer>> | undefined;
+  const start = () => {
+    if (running === undefined) {
+      running = drive(problem, strategy, model, options, controller, log);
+      running.catch(() => {});
+    }
+    return running;
+  };
+  return {
+    get result() {
+      return start();
+    },
+    // biome-ignore lint/suspicious/noThenProperty: a search is awaitable by design
+    then: (onfulfilled, onrejected) => start().then(onfulfilled, onrejected),
+    async *[Symbol.asyncIterator]() {
+      const result = start();
+      try {
+        yield* log.read();
+      } finally {
+        controller.abort();
+        await result.catch(() => {});
+      }
+    },
+  };
+}
+
+async function drive<State, Answer>(
+  problem: Problem<State, Answer>,
+  strategy: Strategy,
+  model: ThoughtModel,
+  options: SearchOptions,
+  controller: AbortController,
+  log: EventLog<SearchEvent<State, Answer>>,
+): Promise<SearchResult<State, Answer>> {
+  const { budget = {}, seed = 0, signal } = options;
+  const tree = emptyTree<State>();
+  const emit = (event: SearchEvent<State, Answer>) => {
+    growTree(tree, event);
+    log.push(event);
+  };
+  const run = new SearchRun(problem, model, { budget, seed, controller }, emit);
+  const startedAt = performance.now();
+  const kvBefore = model.usage();
+  emit({ type: "search:started", strategy: strategy.name, problem: problem.name, seed, state: problem.initial });
+  const stopWatching = watch(run, budget.timeMs, signal, controller);
+  try {
+    await runStrategy(strategy, run);
+    run.close();
+    const { best, solved, stopReason = "finished" } = run;
+    const answer = best && problem.answer(best.state);
+    if (best !== undefined) {
+      emit({ type: "solution", thought: best.id, answer: answer as Answer, score: best.score, solved });
+    }
+    const statistics = report(strategy, run, kvBefore, performance.now() - startedAt);
+    emit({ type: "done", stopReason, statistics });
+    log.close();
+    const thought = best && tree.thoughts[best.id];
+    return { best: thought, text: best?.text, answer, score: best?.score, solved, stopReason, tree, statistics };
+  } catch (error) {
+    log.close(error);
+    throw error;
+  } finally {
+    stopWatching();
+    run.close();
+  }
+}
+
+/** Ends with the strategy, cleanly too when the run was stopped; throws what the model or the problem threw. */
+async function runStrategy<State, Answer>(strategy: Strategy, run: SearchRun<State, Answer>): Promise<void> {
+  try {
+    if (!run.stopped) await strategy.run(run);
+  } catch (error) {
+    if (!run.signal.aborted) throw error;
+  }
+  if (run.failure !== undefined) throw run.failure.error;
+  if (run.signal.aborted) run.stopReason ??= "aborted";
+}
+
+/** Ends the run when the caller's signal or the time budget says so. */
+function watch<State, Answer>(
+  run: SearchRun<State, Answer>,
+  timeMs: number | undefined,
+  signal: AbortSignal | undefined,
+  controller: AbortController,
+): () => void {
+  const stop = (reason: StopReason) => {
+    if (run.stopReason !== undefined) return;
+    run.stopReason = reason;
+    if (reason === "time") run.emit({ type: "budget:reached", budget: "time", limit: timeMs!, used: timeMs! });
+    if (reason === "aborted") run.emit({ type: "search:aborted" });
+    controller.abort();
+  };
+  const timer = timeMs === undefined ? undefined : setTimeout(() => stop("time"), timeMs);
+  const onAbort = () => stop("aborted");
+  if (signal?.aborted) onAbort();
+  signal?.addEventListener("abort", onAbort, { once: true });
+  return () => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  };
+}
+
+function report<State, Answer>(
+  strategy: Strategy,
+  run: SearchRun<State, Answer>,
+  kvBefore: { kvBytesRead: number; kvBytesUnshared: number },
+  elapsedMs: number,
+): SearchStatistics {
+  const usage = run.usage();
+  const kv = run.model.usage();
+  return {
+    strategy: strategy.name,
+    thoughts: run.thoughts,
+    depth: run.depth,
+    generatedTokens: usage.generatedTokens,
+    promptTokens: usage.promptTokens,
+    reusedTokens: Math.max(0, usage.promptTokens - usage.prefilledTokens),
+    kvBytesRead: kv.kvBytesRead - kvBefore.kvBytesRead,
+    kvBytesUnshared: kv.kvBytesUnshared - kvBefore.kvBytesUnshared,
+    elapsedMs,
+    bestScore: run.best?.score,
+    solved: run.solved,
+  };
+}

@@ -1,0 +1,17 @@
+/**
+ * The sampling seed of a thought: a hash of the search's seed and the thought's number, so that a thought decodes the
+ * same whatever else runs, and two thoughts from one prompt never share their random numbers. 32 bits; the mixing steps
+ * are MurmurHash3's finalizer.
+ */
+export function thoughtSeed(seed: number, thought: number): number {
+  const low = seed >>> 0;
+  const high = Math.floor(seed / 2 ** 32) >>> 0;
+  return mix(mix(mix(low) ^ high) ^ thought);
+}
+
+function mix(value: number): number {
+  let h = (value + 0x9e3779b9) >>> 0;
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
+}

@@ -1,0 +1,125 @@
+import { describe, expect, it } from "vitest";
+import { type Digits, digits, digitsProblem } from "../../test/digits.js";
+import { ScriptedModel } from "../../test/scripted-model.js";
+import { breadthFirst, type SearchEvent, search, type Thought } from "../index.js";
+
+const input = digits(16, 5);
+
+function levels(thoughts: Thought<Digits>[]): Thought<Digits>[][] {
+  const levels: Thought<Digits>[][] = [];
+  for (const thought of thoughts.slice(1)) {
+    levels[thought.depth - 1] ??= [];
+    levels[thought.depth - 1]!.push(thought);
+  }
+  return levels;
+}
+
+describe("breadthFirst, continue", () => {
+  it("keeps the best-scored thoughts of each level and grows only on them", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 8, keep: 3, depth: 4, cutHopeless: false });
+    const problem = { ...digitsProblem(input), hopeless: undefined };
+    const events: SearchEvent<Digits, string>[] = [];
+    const running = search(problem, strategy, new ScriptedModel({ errorRate: 0.2 }), { seed: 2 });
+    for await (const event of running) events.push(event);
+    const { thoughts } = (await running).tree;
+    for (const event of events) {
+      if (event.type !== "level:selected") continue;
+      const score = (id: number) => thoughts[id]!.score!;
+      const states = event.kept.map((id) => thoughts[id]!.state!.text);
+      expect(new Set(states).size).toBe(states.length);
+      const worstKept = Math.min(...event.kept.map(score));
+      for (const id of event.dropped) {
+        const { pruneReason, state } = thoughts[id]!;
+        if (pruneReason === "duplicate") expect(states).toContain(state!.text);
+        else expect(score(id)).toBeLessThanOrEqual(worstKept);
+      }
+      const children = thoughts.filter((thought) => thought.depth === event.depth + 1);
+      for (const { parent } of children) expect(event.kept).toContain(parent);
+    }
+  });
+
+  it("shares a level's width evenly among the kept thoughts", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 9, keep: 2, depth: 2, cutHopeless: false });
+    const problem = { ...digitsProblem(input), hopeless: undefined };
+    const { tree } = await search(problem, strategy, new ScriptedModel({ errorRate: 0.3 }));
+    const parents = levels(tree.thoughts)[1]!.map(({ parent }) => parent);
+    const counts = [...new Set(parents)].map((id) => parents.filter((parent) => parent === id).length);
+    expect(counts.sort()).toEqual([4, 5]);
+  });
+
+  it("cuts a hopeless thought in the middle and replaces it until the width lives", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 6, depth: 4, attempts: 60 });
+    const { tree } = await search(digitsProblem(input), strategy, new ScriptedModel({ errorRate: 0.25 }));
+    for (const level of levels(tree.thoughts)) {
+      const dead = level.filter(({ pruneReason }) => pruneReason === "hopeless" || pruneReason === "unsolved");
+      expect(level.length - dead.length).toBe(6);
+    }
+    const cut = tree.thoughts.filter(({ pruneReason, tokens }) => pruneReason === "hopeless" && tokens < 4);
+    expect(cut.length).toBeGreaterThan(0);
+    for (const thought of cut) expect(thought.score).toBeUndefined();
+  });
+
+  it("starts no more than `attempts` thoughts at a level, and ends when none lives", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 5, depth: 4, attempts: 12 });
+    const result = await search(digitsProblem(input), strategy, new ScriptedModel({ errorRate: 1 }));
+    expect(result.statistics).toMatchObject({ thoughts: 12, depth: 1, solved: false });
+    expect(result.best).toBeUndefined();
+    expect(result.stopReason).toBe("finished");
+  });
+
+  it("continues after the stop string of the thought before", async () => {
+    const problem = { ...digitsProblem("21221112"), thought: { maxTokens: 8, stop: ["2"] } };
+    const strategy = breadthFirst({ grow: "continue", width: 1, depth: 6, sampling: { temperature: 0 } });
+    const { tree, text } = await search(problem, strategy, new ScriptedModel({ errorRate: 0 }));
+    expect(tree.thoughts.slice(1).map((thought) => thought.text)).toEqual(["1111", "", "", ""]);
+    expect(text).toBe("11112222");
+  });
+
+  it("falls back on a wrong answer when no right one comes", async () => {
+    const problem = { ...digitsProblem(input), hopeless: undefined };
+    const strategy = breadthFirst({ grow: "continue", width: 4, depth: 5 });
+    const result = await search(problem, strategy, new ScriptedModel({ errorRate: 0.6 }));
+    expect(result).toMatchObject({ solved: false, stopReason: "finished" });
+    expect(result.answer).toHaveLength(input.length);
+    expect(result.best!.status).toBe("solution");
+  });
+});
+
+describe("breadthFirst, reprompt", () => {
+  it("asks first for an answer, then to improve the best so far", async () => {
+    const model = new ScriptedModel({ errorRate: 0.4 });
+    const strategy = breadthFirst({ grow: "reprompt", width: 5, depth: 3 });
+    const { tree } = await search(digitsProblem(input), strategy, model);
+    const firstBest = tree.thoughts.filter(({ depth }) => depth === 1).sort((a, b) => b.score! - a.score!)[0]!;
+    expect(model.prompts.slice(0, 2)).toEqual([input, `${input} not ${firstBest.text}`]);
+    expect(model.prompts).toHaveLength(3);
+  });
+
+  it("keeps the old best on ties, and samples the same prompt afresh", async () => {
+    const problem = { ...digitsProblem(input), score: () => -1, isSolved: () => false };
+    const strategy = breadthFirst({ grow: "reprompt", width: 4, depth: 4 });
+    const running = search(problem, strategy, new ScriptedModel({ errorRate: 0.4 }));
+    const kept: number[][] = [];
+    for await (const event of running) if (event.type === "level:selected") kept.push(event.kept);
+    expect(kept).toEqual([[1], [1], [1], [1]]);
+    const { best, tree } = await running;
+    expect(best!.id).toBe(1);
+    const texts = tree.thoughts.slice(1).map(({ text }) => text);
+    expect(new Set(texts).size).toBe(texts.length);
+  });
+
+  it("needs an improve prompt", async () => {
+    const problem = { ...digitsProblem(input), improvePrompt: undefined };
+    const model = new ScriptedModel({ errorRate: 0.4 });
+    await expect(search(problem, breadthFirst({ grow: "reprompt", width: 2, depth: 2 }), model).result).rejects.toThrow(
+      TypeError,
+    );
+    expect((await search(problem, breadthFirst({ grow: "reprompt", width: 2, depth: 1 }), model)).best).toBeDefined();
+  });
+});
+
+it("refuses options that make no sense", () => {
+  expect(() => breadthFirst({ grow: "continue", width: 0, depth: 1 })).toThrow(RangeError);
+  expect(() => breadthFirst({ grow: "continue", width: 1, depth: 1.5 })).toThrow(RangeError);
+  expect(() => breadthFirst({ grow: "sideways" as "continue", width: 1, depth: 1 })).toThrow(RangeError);
+});

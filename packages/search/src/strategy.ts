@@ -1,0 +1,10 @@
+import type { SearchRun } from "./run.js";
+
+/**
+ * A search algorithm: proposes thoughts, evaluates them, and selects which to grow on, until it is done, solved, or
+ * `run.stopped`. It need not clean up: the run drops every branch that is still open.
+ */
+export interface Strategy {
+  readonly name: string;
+  run<State, Answer>(run: SearchRun<State, Answer>): Promise<void>;
+}

@@ -1,0 +1,36 @@
+/** A small sorting problem for the scripted model. */
+import type { Problem } from "../src/problem.js";
+
+export interface Digits {
+  text: string;
+  complete: boolean;
+}
+
+export function digitsProblem(input: string, partLen = 4): Problem<Digits, string> {
+  const sorted = [...input].sort().join("");
+  const errors = (text: string) => [...text].filter((digit, i) => digit !== sorted[i]).length;
+  return {
+    name: `digits-${input.length}`,
+    initial: { text: "", complete: false },
+    prompt: () => [{ role: "user", content: input }],
+    improvePrompt: ({ text }) => [{ role: "user", content: `${input} not ${text}` }],
+    thought: { maxTokens: partLen },
+    answerMaxTokens: input.length + 1,
+    readPartial: (text, ended) => ({ text, complete: ended || text.length === input.length }),
+    readAnswer: (text) => ({ text, complete: true }),
+    score: ({ text, complete }) => 0 - errors(text) - (complete ? Math.abs(input.length - text.length) : 0),
+    hopeless: ({ text, complete }) => !complete && errors(text) > 0,
+    isComplete: ({ complete }) => complete,
+    isSolved: ({ text }) => text === sorted,
+    answer: ({ text }) => text,
+  };
+}
+
+/** A fixed list of `length` digits for each `seed`. */
+export function digits(length: number, seed: number): string {
+  let state = seed + 1;
+  return Array.from({ length }, () => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return String((state >>> 16) % 10);
+  }).join("");
+}
