@@ -12,16 +12,9 @@
 #include "cache/tree_cache.h"
 #include "engine/sampler.h"
 #include "model/model_spec.h"
+#include "model/step_batch.h"
 
 namespace deftree {
-
-// The rows of one forward pass, in the snapshot's order.
-struct StepBatch {
-  std::vector<int32_t> tokens;      // [num_queries]
-  std::vector<int32_t> positions;   // [num_queries]
-  std::vector<int32_t> slots;       // [num_queries] where the row's KV goes; -1: it is there already (tip query)
-  std::vector<int32_t> logit_rows;  // [num_logits] query rows whose logits are wanted, ascending
-};
 
 struct BackendOptions {
   int32_t num_pages, page_size;
@@ -38,11 +31,6 @@ struct BackendInfo {
   uint64_t kv_bytes_per_token;  // K and V, all layers
 };
 
-// Where the time of steps went, in nanoseconds, summed since load.
-struct BackendTimes {
-  int64_t linear_ns = 0, attention_ns = 0, sampling_ns = 0, other_ns = 0;
-};
-
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -53,7 +41,8 @@ class Backend {
   // Runs all layers; afterwards the logits of batch.logit_rows are on the device. Throws kAborted when `cancel` turns
   // true (looked at between layers); KV of the batch's slots is then undefined, everything else untouched.
   virtual void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) = 0;
-  // Draws a token from logits row requests[i].logit_row (an index into batch.logit_rows; rows may repeat).
+  // Draws a token from logits row requests[i].logit_row (an index into batch.logit_rows; rows may repeat). Throws what
+  // sample_token throws; the results are then undefined.
   virtual void sample(std::span<const SampleRequest> requests, std::span<SampledToken> results) = 0;
   // results[i] = log softmax(logits row rows[i])[tokens[i]].
   virtual void log_probs(std::span<const int32_t> rows, std::span<const int32_t> tokens, std::span<float> results) = 0;

@@ -1,0 +1,11 @@
+#if defined(__x86_64__)
+
+#include "model/ops_kernels.h"
+
+namespace deftree {
+
+const RowKernels& row_kernels_avx2() { return kRowKernels; }
+
+}  // namespace deftree
+
+#endif
