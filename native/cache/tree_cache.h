@@ -93,7 +93,9 @@ class TreeCache {
   void prune(BranchId branch, bool keep_cached);
   // Frees at least `num_pages` pages from nodes no branch reads, least recently used leaves first; returns how many.
   int32_t evict(int32_t num_pages);
-  // Gives the branch a path of its own (the flash-decoding baseline shares nothing); the caller copies the KV.
+  // Gives the branch a path of its own (the flash-decoding baseline shares nothing); nothing to copy when it has one.
+  // The caller copies the KV, in this order, before the next call that gives slots: pages left without a reader are
+  // free already. The branch must have no fresh tokens.
   std::vector<SlotCopy> make_private(BranchId branch);
 
   int32_t length(BranchId branch) const;              // tokens, fresh ones included
@@ -107,7 +109,10 @@ class TreeCache {
 
   // The part of the forest on the paths of these branches. Chains of nodes with equal queries come as one node; a
   // chain of 1 fresh token joins its tip (NodeMask::kNone); 2 or more become a masked leaf.
+  // A branch may stand in the list once, with all its fresh tokens (kBadArgument otherwise).
   StepSnapshot snapshot(std::span<const StepBranch> branches) const;
+  // The same into `out`, whose buffers are reused: the per-step path allocates nothing.
+  void snapshot(std::span<const StepBranch> branches, StepSnapshot& out) const;
 
   CacheStats stats() const;
   int page_size() const;
@@ -118,6 +123,7 @@ class TreeCache {
   void check_invariants() const;
 
  private:
+  friend struct TreeCacheTestPeer;  // breaks the state on purpose, to see that check_invariants() notices
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
