@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <string>
 
 #include "common/error.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 constexpr size_t kBlock = 128;  // logits per block maximum: 384 blocks for 49152 tokens
 constexpr size_t kLanes = 16;   // independent accumulators, so that the compiler may use vectors in strict float maths
+constexpr size_t kSmallNucleus = 1024;  // tokens: up to here top-p sorts its candidates
 constexpr float kMinTemperature = 1e-6f;
 
 // The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): every input bit reaches every output bit.
@@ -24,11 +26,15 @@ uint64_t mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
-// exp(x) for x <= 0 without a call or a branch, so that loops over it become vectors; relative error under 3e-7.
-// Below -87 (and for NaN) it is exactly 0. Cody-Waite reduction, then the Taylor series on |r| <= ln(2) / 2.
-inline float exp_nonpositive(float x) {
+// exp(-x) for x >= 0 without a call or a branch, so that loops over it become vectors; relative error under 3e-7. Above
+// 87 (and for NaN) it is exactly 0. Cody-Waite reduction, then the Taylor series on |r| <= ln(2) / 2. The range check
+// is arithmetic on the bits, which order as the numbers do: GCC makes branches of comparisons here and stays scalar.
+inline float exp_minus(float x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x > -87.0f ? x : -87.0f;
+  const int32_t bits = std::bit_cast<int32_t>(x) & 0x7fffffff;
+  const int32_t limit = std::bit_cast<int32_t>(87.0f);
+  const int32_t over = (limit - bits) >> 31;  // all ones above the limit
+  const float clamped = -std::bit_cast<float>((bits & ~over) | (limit & over));
   const float shifted = clamped * 1.44269504f + kRound;
   const float n = shifted - kRound;
   const float r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
@@ -41,8 +47,7 @@ inline float exp_nonpositive(float x) {
   p = p * r + 1.0f;
   p = p * r + 1.0f;
   const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(kRound)) << 23;
-  const float value = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
-  return x >= -87.0f ? value : 0.0f;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(p) + exponent) & ~static_cast<uint32_t>(over));
 }
 
 float block_maximum(const float* values, size_t len) {
@@ -76,7 +81,7 @@ int32_t first_maximum(std::span<const float> values, std::span<const float> bloc
 
 // weights[i] = exp((values[i] - shift) * scale); returns their sum.
 double block_exp(const float* values, size_t len, float shift, float scale, float* weights) {
-  for (size_t i = 0; i < len; ++i) weights[i] = exp_nonpositive((values[i] - shift) * scale);
+  for (size_t i = 0; i < len; ++i) weights[i] = exp_minus((shift - values[i]) * scale);
   float lanes[kLanes] = {};
   size_t i = 0;
   for (; i + kLanes <= len; i += kLanes) {
@@ -127,10 +132,41 @@ double weigh_candidates(std::span<const float> values, float shift, float scale,
   scratch.weights.resize(scratch.order.size());
   double sum = 0;
   for (size_t i = 0; i < scratch.order.size(); ++i) {
-    scratch.weights[i] = exp_nonpositive((values[scratch.order[i]] - shift) * scale);
+    scratch.weights[i] = exp_minus((shift - values[scratch.order[i]]) * scale);
     sum += scratch.weights[i];
   }
   return sum;
+}
+
+// Keeps in `scratch.order` the smallest set of likeliest tokens that holds `mass` of the weights, by id. For nuclei too
+// large to sort: halves the range that holds the boundary token until one is left, linear in all.
+void select_mass(std::span<const float> values, double mass, SamplerScratch& scratch) {
+  std::vector<int32_t>& order = scratch.order;
+  order.clear();
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (scratch.weights[i] > 0) order.push_back(static_cast<int32_t>(i));
+  }
+  const auto before = [&](int32_t a, int32_t b) { return values[a] != values[b] ? values[a] > values[b] : a < b; };
+  size_t begin = 0, end = order.size();
+  double reached = 0;
+  while (end - begin > 1) {
+    const size_t middle = begin + (end - begin) / 2;
+    std::nth_element(order.begin() + begin, order.begin() + middle, order.begin() + end, before);
+    double sum = 0;
+    for (size_t i = begin; i < middle; ++i) sum += scratch.weights[order[i]];
+    if (reached + sum >= mass) {
+      end = middle;
+    } else {
+      reached += sum;
+      begin = middle;
+    }
+  }
+  const int32_t boundary = order[begin];
+  order.clear();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const int32_t token = static_cast<int32_t>(i);
+    if (token == boundary || before(token, boundary)) order.push_back(token);
+  }
 }
 
 // The shortest prefix of the weights that holds `mass`.
@@ -143,14 +179,16 @@ size_t prefix_with_mass(std::span<const float> weights, double mass) {
   return weights.size();
 }
 
-int32_t draw_candidate(const SamplerScratch& scratch, double uniform) {
+// Draws among order[i] with weights[i] >= min_p; weights are relative to the likeliest token's.
+int32_t draw_candidate(const SamplerScratch& scratch, float min_p, double uniform) {
+  const float floor = std::max(min_p, std::numeric_limits<float>::min());
   double sum = 0;
-  for (float weight : scratch.weights) sum += weight;
+  for (float weight : scratch.weights) sum += weight >= floor ? weight : 0;
   const double target = uniform * sum;
   double reached = 0;
   int32_t last = scratch.order.front();
   for (size_t i = 0; i < scratch.weights.size(); ++i) {
-    if (scratch.weights[i] == 0) continue;
+    if (scratch.weights[i] < floor) continue;
     reached += scratch.weights[i];
     last = scratch.order[i];
     if (reached > target) break;
@@ -158,8 +196,7 @@ int32_t draw_candidate(const SamplerScratch& scratch, double uniform) {
   return last;
 }
 
-// Draws from the whole softmax: block sums first, then one block token by token.
-int32_t draw_all(std::span<const float> values, float shift, float scale, double uniform, SamplerScratch& scratch) {
+double weigh_all(std::span<const float> values, float shift, float scale, SamplerScratch& scratch) {
   scratch.weights.resize(values.size());
   scratch.block_sum.clear();
   double sum = 0;
@@ -168,6 +205,12 @@ int32_t draw_all(std::span<const float> values, float shift, float scale, double
                                           scratch.weights.data() + i));
     sum += scratch.block_sum.back();
   }
+  return sum;
+}
+
+// Draws from the whole softmax: block sums first, then one block token by token.
+int32_t draw_all(std::span<const float> values, float shift, float scale, double uniform, SamplerScratch& scratch) {
+  const double sum = weigh_all(values, shift, scale, scratch);
   const double target = uniform * sum;
   size_t block = 0, last_block = 0;
   double before = 0, reached = 0;
@@ -239,28 +282,20 @@ int32_t draw(std::span<const float> values, float largest, const SampleRequest& 
     if (params.top_p < 1.0f) scratch.weights.resize(prefix_with_mass(scratch.weights, params.top_p * sum));
   } else if (params.top_p < 1.0f) {
     const double mass = params.top_p * sum_exp(values, largest, scale);
-    // A nucleus is small as a rule, so ever larger selections are tried.
-    for (size_t k = 64;; k *= 8) {
-      select_top(values, std::min(k, values.size()), scratch);
-      const double sum = weigh_candidates(values, largest, scale, scratch);
-      if (sum >= mass || k >= values.size()) break;
+    select_top(values, std::min(kSmallNucleus, values.size()), scratch);
+    if (weigh_candidates(values, largest, scale, scratch) >= mass || values.size() <= kSmallNucleus) {
+      scratch.weights.resize(prefix_with_mass(scratch.weights, mass));
+    } else {
+      weigh_all(values, largest, scale, scratch);
+      select_mass(values, mass, scratch);
+      weigh_candidates(values, largest, scale, scratch);
     }
-    scratch.weights.resize(prefix_with_mass(scratch.weights, mass));
   } else {
-    scratch.order.clear();
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (exp_nonpositive((values[i] - largest) * scale) >= params.min_p) scratch.order.push_back(static_cast<int32_t>(i));
-    }
-    weigh_candidates(values, largest, scale, scratch);
-    return draw_candidate(scratch, uniform);
+    weigh_all(values, largest, scale, scratch);
+    scratch.order.resize(values.size());
+    std::iota(scratch.order.begin(), scratch.order.end(), 0);
   }
-  if (params.min_p > 0.0f) {
-    // Weights are relative to the likeliest token's and fall along the order.
-    const auto end = std::find_if(scratch.weights.begin() + 1, scratch.weights.end(),
-                                  [&](float weight) { return weight < params.min_p; });
-    scratch.weights.erase(end, scratch.weights.end());
-  }
-  return draw_candidate(scratch, uniform);
+  return draw_candidate(scratch, params.min_p, uniform);
 }
 
 float log_sum_exp(std::span<const float> logits, float largest) {
