@@ -9,6 +9,7 @@
 #include <span>
 #include <string_view>
 
+#include "common/cpu_features.h"
 #include "common/thread_pool.h"
 #include "model/dtype.h"
 
@@ -27,8 +28,11 @@ struct SourceTensor {
 };
 
 // Which packed format a source takes: "auto" keeps what the file has (F32 -> kF32; F16, BF16 -> kBf16; 4-bit blocks ->
-// the measured faster of kI4 and kI8; the rest -> kI8), "f32", "bf16", "int8" force one.
+// kI4; the rest -> kI8), "f32", "bf16", "int8" force one. Throws kBadArgument for another word. Why 4-bit blocks stay
+// 4-bit: docs/decisions/0005-weight-formats.md.
 WeightFormat choose_weight_format(DType source, std::string_view wanted);
+// The narrowest format that holds every source: what a packed group (q, k, v) of mixed types takes.
+WeightFormat choose_weight_format(std::span<const SourceTensor> sources, std::string_view wanted);
 
 class LinearWeight {
  public:
@@ -37,7 +41,9 @@ class LinearWeight {
   LinearWeight(LinearWeight&&) noexcept;
   LinearWeight& operator=(LinearWeight&&) noexcept;
 
-  // Packs `source` ([out_features, in_features]) on the pool. Throws kOutOfMemory with the bytes wanted.
+  // Packs `source` ([out_features, in_features]) on the pool. Codes of quantised sources are kept as they are; kI8 of
+  // float sources is symmetric per 32 weights. Throws kOutOfMemory with the bytes wanted, and kBadArgument for shapes
+  // that do not fit the bytes or for kI4 of a source without 4-bit blocks.
   static LinearWeight pack(const SourceTensor& source, WeightFormat format, ThreadPool& pool);
   // Rows of several sources with equal in_features under one another (q, k, v; gate, up): one call computes all.
   static LinearWeight pack(std::span<const SourceTensor> sources, WeightFormat format, ThreadPool& pool);
@@ -56,7 +62,7 @@ class LinearWeight {
   std::unique_ptr<Impl> impl_;
 };
 
-// Scratch for quantised or repacked activations; grows, never shrinks.
+// Scratch for quantised activations; grows, never shrinks.
 class LinearWorkspace {
  public:
   LinearWorkspace();
@@ -68,20 +74,12 @@ class LinearWorkspace {
   std::unique_ptr<Impl> impl_;
 };
 
-// y[num_rows, out_features] = x[num_rows, in_features] Wt. ldx/ldy: floats between rows.
+// y[num_rows, out_features] = x[num_rows, in_features] Wt. ldx/ldy: floats between rows. A row of x that holds a NaN
+// (or, with kI8 and kI4, an infinity) gives a row of NaN. y must not overlap x.
 void linear(const LinearWeight& weight, const float* x, int ldx, float* y, int ldy, int num_rows,
             LinearWorkspace& workspace, ThreadPool& pool);
 
 // The same in plain loops over dequantised weights and unquantised activations: the kernels' oracle.
 void linear_reference(const LinearWeight& weight, const float* x, int ldx, float* y, int ldy, int num_rows);
-
-// Kernel sets by instruction set; `best` is chosen by CPUID bits once. DEFTREE_CPU=scalar|avx2|avx512|amx caps it (tests).
-enum class CpuLevel : uint8_t { kScalar, kAvx2, kAvx512, kAmx };
-struct CpuFeatures {
-  bool avx2, fma, f16c, avx512f, avx512bw, avx512vl, avx512vnni, avx512bf16, amx_int8, amx_bf16, neon, neon_dotprod;
-};
-const CpuFeatures& cpu_features();
-CpuLevel cpu_level();
-std::string_view cpu_level_name(CpuLevel level);
 
 }  // namespace deftree
