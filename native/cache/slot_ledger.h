@@ -11,8 +11,8 @@
 
 namespace deftree {
 
-// The lists of spans are the caller's: the ledger counts the spans that name a page (the pool's readers). A span is *live* when
-// a branch reads its node, or when it holds a branch's fresh tokens. A slot belongs to at most one span.
+// The lists of spans are the caller's: the ledger counts the spans that name a page (the pool's readers). A span is
+// *live* when a branch reads its node, or when it holds a branch's fresh tokens. A slot belongs to at most one span.
 class SlotLedger {
  public:
   SlotLedger(int32_t num_pages, int32_t page_size);
@@ -22,6 +22,7 @@ class SlotLedger {
   int32_t num_free_pages() const { return pool_.num_free(); }
   int32_t num_cached_pages() const { return num_cached_pages_; }  // pages that no live span names
   int64_t num_used_slots() const { return num_used_slots_; }
+  int32_t pages_for(int32_t num_tokens) const { return num_tokens <= 0 ? 0 : (num_tokens - 1) / page_size_ + 1; }
   int32_t num_spans(int32_t page) const { return pool_.readers(page); }
   int32_t num_live_spans(int32_t page) const { return live_spans_[page]; }
   bool slot_used(int32_t page, int32_t offset) const { return (used_[word_of(page, offset)] >> (offset % 64)) & 1; }

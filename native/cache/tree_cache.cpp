@@ -91,117 +91,6 @@ void TreeCache::Impl::commit_fresh(Branch& branch) {
   branch.fresh_spans.clear();
 }
 
-void TreeCache::Impl::drop_fresh(Branch& branch, int32_t from) {
-  for (int32_t excess = branch.num_fresh() - from; excess > 0;) {
-    PageSpan& last = branch.fresh_spans.back();
-    if (last.len() <= excess) {
-      excess -= last.len();
-      release(last, true);
-      branch.fresh_spans.pop_back();
-    } else {
-      const int16_t cut = static_cast<int16_t>(last.end - excess);
-      ledger.free_slots({last.page, cut, last.end});
-      last.end = cut;
-      excess = 0;
-    }
-  }
-  branch.fresh_tokens.resize(from);
-  branch.draft_parents.clear();
-  branch.draft_depths.clear();
-}
-
-// ---- Slots
-
-static const PageSpan* last_span(const Branch& branch, const Node& tip) {
-  if (!branch.fresh_spans.empty()) return &branch.fresh_spans.back();
-  return tip.spans.empty() ? nullptr : &tip.spans.back();
-}
-
-static int32_t pages_for(int32_t num_tokens, int32_t page_size) {
-  return num_tokens <= 0 ? 0 : (num_tokens - 1) / page_size + 1;
-}
-
-struct PageCount {
-  int32_t all = 0;
-  int32_t owned = 0;  // no span but these names the page
-};
-
-// A path never comes back to a page it has left, so the spans of a page stand together.
-static PageCount count_pages(const SlotLedger& ledger, std::span<const PageSpan> spans) {
-  PageCount count;
-  int32_t spans_of_page = 0;
-  for (size_t i = 0; i < spans.size(); ++i) {
-    ++spans_of_page;
-    if (i + 1 < spans.size() && spans[i + 1].page == spans[i].page) continue;
-    ++count.all;
-    count.owned += ledger.num_spans(spans[i].page) == spans_of_page;
-    spans_of_page = 0;
-  }
-  return count;
-}
-
-int32_t TreeCache::Impl::tail_slots(const Branch& branch) const {
-  const PageSpan* last = last_span(branch, nodes[branch.tip]);
-  return last == nullptr ? 0 : ledger.free_tail(*last);
-}
-
-void TreeCache::Impl::make_room(const Branch& branch, int32_t num_tokens) {
-  int32_t wanted = pages_for(num_tokens - tail_slots(branch), ledger.page_size());
-  const Node& tip = nodes[branch.tip];
-  if (wanted > pages_within_reach() && !branch.has_fresh() && !tip.spans.empty() && tip.num_tips == 1 &&
-      tip.num_live_children == 0) {
-    // Only cached tokens can stand between the branch's end and the end of its page: it may fit once they are gone.
-    const int32_t tail = ledger.page_size() - tip.spans.back().end;
-    const int32_t wanted_without_cache = pages_for(num_tokens - tail, ledger.page_size());
-    if (wanted_without_cache <= pages_within_reach()) {
-      evict_below(branch.tip);
-      wanted = wanted_without_cache;
-    }
-  }
-  make_room_for_pages(wanted);
-}
-
-void TreeCache::Impl::make_room_for_pages(int32_t wanted) {
-  const int32_t free_pages = ledger.num_free_pages();
-  const int32_t within_reach = pages_within_reach();
-  if (wanted > within_reach) {
-    throw Error(ErrorCode::kKvFull,
-                "The KV cache is full: " + std::to_string(wanted) + " more pages of " +
-                    std::to_string(ledger.page_size()) + " tokens are wanted, but of " +
-                    std::to_string(ledger.num_pages()) + " pages " + std::to_string(free_pages) + " are free and " +
-                    std::to_string(within_reach - free_pages) +
-                    " can be evicted. Raise kvTokens, or lower the width of the search.",
-                {{"wanted_pages", wanted},
-                 {"free_pages", within_reach},
-                 {"num_pages", ledger.num_pages()},
-                 {"page_size", ledger.page_size()}});
-  }
-  if (wanted > free_pages) evict(wanted - free_pages);
-}
-
-void TreeCache::Impl::give_slots(Branch& branch, int32_t num_tokens) {
-  std::vector<PageSpan>& spans = branch.fresh_spans;
-  int32_t rest = num_tokens;
-  if (const int32_t tail = std::min(rest, tail_slots(branch)); tail > 0) {
-    const PageSpan last = *last_span(branch, nodes[branch.tip]);
-    const PageSpan more = {last.page, last.end, static_cast<int16_t>(last.end + tail)};
-    ledger.use_slots(more);
-    if (spans.empty()) {
-      ledger.add_span(more.page, true);
-      spans.push_back(more);
-    } else {
-      spans.back().end = more.end;
-    }
-    rest -= tail;
-  }
-  while (rest > 0) {
-    const int32_t len = std::min(rest, ledger.page_size());
-    spans.push_back({ledger.take_page(), 0, static_cast<int16_t>(len)});
-    ledger.use_slots(spans.back());
-    rest -= len;
-  }
-}
-
 // ---- The public methods
 
 TreeCache::TreeCache(const TreeCacheOptions& options) : impl_(std::make_unique<Impl>(checked(options))) {}
@@ -281,7 +170,8 @@ void TreeCache::commit(BranchId id) {
 void TreeCache::accept_draft(BranchId id, std::span<const int32_t> path) {
   Branch& branch = impl_->find(id);
   if (branch.has_fresh() && !branch.has_draft()) {
-    throw bad_argument("Branch " + std::to_string(id) + " holds a chain of fresh tokens and no draft.", {{"branch", id}});
+    throw bad_argument("Branch " + std::to_string(id) + " holds a chain of fresh tokens and no draft.",
+                       {{"branch", id}});
   }
   for (size_t i = 0; i < path.size(); ++i) {
     const int32_t parent = i == 0 ? -1 : path[i - 1];
@@ -292,29 +182,7 @@ void TreeCache::accept_draft(BranchId id, std::span<const int32_t> path) {
     }
   }
 
-  SlotLedger& ledger = impl_->ledger;
-  std::vector<int32_t> kept_tokens;
-  std::vector<PageSpan> kept_spans;
-  auto next = path.begin();
-  int32_t j = 0;
-  for (const PageSpan& span : branch.fresh_spans) {
-    for (int16_t offset = span.begin; offset < span.end; ++offset, ++j) {
-      const PageSpan slot = {span.page, offset, static_cast<int16_t>(offset + 1)};
-      if (next == path.end() || *next != j) {
-        ledger.free_slots(slot);
-        continue;
-      }
-      ++next;
-      kept_tokens.push_back(branch.fresh_tokens[j]);
-      ledger.add_span(slot.page, true);
-      impl_->join_spans(kept_spans, std::span(&slot, 1), true);
-    }
-  }
-  for (const PageSpan& span : branch.fresh_spans) ledger.drop_span(span.page, true);
-  branch.fresh_tokens = std::move(kept_tokens);
-  branch.fresh_spans = std::move(kept_spans);
-  branch.draft_parents.clear();
-  branch.draft_depths.clear();
+  impl_->keep_fresh(branch, path);
   impl_->commit_fresh(branch);
 }
 
@@ -357,31 +225,15 @@ std::vector<SlotCopy> TreeCache::make_private(BranchId id) {
   Branch& branch = impl_->find_settled(id, "making it private");
   const int32_t len = impl_->committed_len(branch);
   const Node& tip = impl_->nodes[branch.tip];
-  const PageCount pages = count_pages(impl_->ledger, tip.spans);
+  const Impl::PageCount pages = impl_->count_pages(tip.spans);
   const bool whole_path = tip.parent == kForestRoot && tip.num_tips == 1 && tip.children.empty();
   if (len == 0 || (whole_path && pages.all == pages.owned)) return {};
 
-  impl_->make_room_for_pages(pages_for(len, page_size()));
-  std::vector<PageSpan> from;
-  for (NodeId node = branch.tip; node != kForestRoot; node = impl_->nodes[node].parent) {
-    const std::vector<PageSpan>& spans = impl_->nodes[node].spans;
-    from.insert(from.begin(), spans.begin(), spans.end());
-  }
+  impl_->make_room_for_pages(impl_->ledger.pages_for(len));
   std::vector<SlotCopy> copies;
-  std::vector<PageSpan> to;
-  for (const PageSpan& span : from) {
-    for (int32_t done = 0; done < span.len();) {
-      if (to.empty() || to.back().end == page_size()) to.push_back({impl_->ledger.take_page(), 0, 0});
-      PageSpan& last = to.back();
-      const int32_t part = std::min<int32_t>(span.len() - done, page_size() - last.end);
-      copies.push_back({span.page * page_size() + span.begin + done, last.page * page_size() + last.end, part});
-      impl_->ledger.use_slots({last.page, last.end, static_cast<int16_t>(last.end + part)});
-      last.end = static_cast<int16_t>(last.end + part);
-      done += part;
-    }
-  }
+  std::vector<PageSpan> spans = impl_->copy_path(branch.tip, copies);
   const NodeId old_tip = branch.tip;
-  branch.tip = impl_->add_live_leaf(kForestRoot, tokens(id), std::move(to));
+  branch.tip = impl_->add_live_leaf(kForestRoot, tokens(id), std::move(spans));
   impl_->leave(old_tip, false);
   return copies;
 }
@@ -420,7 +272,7 @@ int32_t TreeCache::token_at(BranchId id, int32_t position) const {
 }
 
 int32_t TreeCache::pages_wanted(BranchId branch, int32_t num_tokens) const {
-  return pages_for(num_tokens - impl_->tail_slots(impl_->find(branch)), page_size());
+  return impl_->ledger.pages_for(num_tokens - impl_->tail_slots(impl_->find(branch)));
 }
 
 int32_t TreeCache::private_pages(BranchId id) const {
@@ -429,7 +281,7 @@ int32_t TreeCache::private_pages(BranchId id) const {
   std::vector<PageSpan> own;
   if (branch.tip != kForestRoot && tip.num_tips == 1 && tip.children.empty()) own = tip.spans;
   own.insert(own.end(), branch.fresh_spans.begin(), branch.fresh_spans.end());
-  return count_pages(impl_->ledger, own).owned;
+  return impl_->count_pages(own).owned;
 }
 
 StepSnapshot TreeCache::snapshot(std::span<const StepBranch> branches) const {
@@ -438,7 +290,9 @@ StepSnapshot TreeCache::snapshot(std::span<const StepBranch> branches) const {
   return out;
 }
 
-void TreeCache::snapshot(std::span<const StepBranch> branches, StepSnapshot& out) const { impl_->snapshot(branches, out); }
+void TreeCache::snapshot(std::span<const StepBranch> branches, StepSnapshot& out) const {
+  impl_->snapshot(branches, out);
+}
 
 CacheStats TreeCache::stats() const {
   const SlotLedger& ledger = impl_->ledger;

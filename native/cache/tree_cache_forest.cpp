@@ -99,22 +99,6 @@ void TreeCache::Impl::tidy(NodeId upper_id) {
   free_node(upper_id);
 }
 
-void TreeCache::Impl::join_spans(std::vector<PageSpan>& dst, std::span<const PageSpan> src, bool live) {
-  for (const PageSpan& span : src) {
-    if (!dst.empty() && dst.back().page == span.page && dst.back().end == span.begin) {
-      dst.back().end = span.end;
-      ledger.drop_span(span.page, live);
-    } else {
-      dst.push_back(span);
-    }
-  }
-}
-
-void TreeCache::Impl::release(PageSpan span, bool live) {
-  ledger.free_slots(span);
-  ledger.drop_span(span.page, live);
-}
-
 void TreeCache::Impl::add_tip(NodeId id) {
   const bool was_live = nodes[id].live();
   ++nodes[id].num_tips;

@@ -1,5 +1,6 @@
 // The state behind TreeCache, shared by its files:
 //   tree_cache.cpp             the public methods: check the arguments, then act
+//   tree_cache_slots.cpp       slots and pages: make room, give, keep, release, copy
 //   tree_cache_forest.cpp      nodes: split, join, life and death, eviction, longest match
 //   tree_cache_snapshot.cpp    the step's part of the forest as data
 //   tree_cache_invariants.cpp  the rules, checked from scratch
@@ -33,12 +34,12 @@ struct Child {
 struct Node {
   bool in_use = false;
   NodeId parent = -1;
-  int32_t begin = 0;              // tokens on the path before this node
-  int32_t num_tips = 0;           // branches whose path ends here; the forest's root counts one for itself
+  int32_t begin = 0;     // tokens on the path before this node
+  int32_t num_tips = 0;  // branches whose path ends here; the forest's root counts one for itself
   int32_t num_live_children = 0;
-  uint64_t last_used = 0;         // when its last reader left; of meaning while it is not live
+  uint64_t last_used = 0;  // when its last reader left; of meaning while it is not live
   std::vector<int32_t> tokens;
-  std::vector<PageSpan> spans;    // the tokens' slots in order; neighbours that touch are one span
+  std::vector<PageSpan> spans;  // the tokens' slots in order; neighbours that touch are one span
   std::vector<Child> children;
 
   bool live() const { return num_tips > 0 || num_live_children > 0; }  // some branch reads it
@@ -68,13 +69,13 @@ struct SnapshotScratch {
     int32_t first_step, last_step;                 // step branches whose tip is this node
   };
   struct Item {
-    bool is_fresh;       // the fresh leaf of step branch `index`, else node `index`
+    bool is_fresh;  // the fresh leaf of step branch `index`, else node `index`
     int32_t index;
     int32_t parent_row;  // row of the parent in the snapshot
   };
   uint64_t stamp = 0;
-  std::vector<Mark> marks;            // [nodes]
-  std::vector<int32_t> next_step;     // [step branches]
+  std::vector<Mark> marks;         // [nodes]
+  std::vector<int32_t> next_step;  // [step branches]
   std::vector<const Branch*> branches;
   std::vector<Item> stack;
 };
@@ -100,19 +101,27 @@ struct TreeCache::Impl {
   int32_t committed_len(const Branch& branch) const { return nodes[branch.tip].end(); }
   void move_tip(Branch& branch, NodeId to);
   void leave(NodeId tip, bool keep_cached);  // a branch that ended at `tip` does so no more
-  void commit_fresh(Branch& branch);
-  void drop_fresh(Branch& branch, int32_t from);  // chain: tokens [from, end); a draft only as a whole
+  void commit_fresh(Branch& branch);         // a chain
 
-  // Slots.
+  // Slots (tree_cache_slots.cpp).
   int32_t tail_slots(const Branch& branch) const;  // free slots right after the branch's last token, in its page
   int32_t pages_within_reach() const { return ledger.num_free_pages() + ledger.num_cached_pages(); }
   // Evict what is needed; throw kKvFull when that cannot be enough, and then have changed nothing.
   void make_room(const Branch& branch, int32_t num_tokens);
   void make_room_for_pages(int32_t wanted);
   void give_slots(Branch& branch, int32_t num_tokens);
+  void drop_fresh(Branch& branch, int32_t from);  // the tokens [from, end) of a chain; a draft only as a whole
+  void keep_fresh(Branch& branch, std::span<const int32_t> kept);  // of a draft the tokens `kept`, as a chain
   // dst += src; a span that touches the one before joins it.
   void join_spans(std::vector<PageSpan>& dst, std::span<const PageSpan> src, bool live);
   void release(PageSpan span, bool live);
+  // New pages for the whole path, and the copies that fill them.
+  std::vector<PageSpan> copy_path(NodeId tip, std::vector<SlotCopy>& copies);
+  struct PageCount {
+    int32_t all = 0;
+    int32_t owned = 0;  // pages that no other span names
+  };
+  PageCount count_pages(std::span<const PageSpan> spans) const;  // of one path
 
   // Nodes (tree_cache_forest.cpp).
   NodeId new_node();
@@ -123,9 +132,9 @@ struct TreeCache::Impl {
   void tidy(NodeId node);                 // joins a node with its only child when no branch ends at it
   void add_tip(NodeId node);
   void drop_tip(NodeId node);
-  NodeId remove_leaf(NodeId node);        // one that no branch reads; returns its parent
+  NodeId remove_leaf(NodeId node);  // one that no branch reads; returns its parent
   int32_t evict(int32_t num_pages);
-  void evict_below(NodeId node);          // all descendants, none of them live
+  void evict_below(NodeId node);  // all descendants, none of them live
 
   struct Match {
     NodeId node = -1;

@@ -40,7 +40,8 @@ struct Recount {
     int64_t num_used = 0;
     for (int32_t page = 0; page < static_cast<int32_t>(spans.size()); ++page) {
       ensure(ledger.num_spans(page) == spans[page], "a page's readers are the spans that name it");
-      ensure(ledger.num_live_spans(page) == live_spans[page], "a page's live spans are those of live nodes and of fresh tokens");
+      ensure(ledger.num_live_spans(page) == live_spans[page],
+             "a page's live spans are those of live nodes and of fresh tokens");
       num_free += spans[page] == 0;
       num_cached += spans[page] > 0 && live_spans[page] == 0;
       for (int32_t offset = 0; offset < page_size; ++offset) {
@@ -77,7 +78,8 @@ void TreeCache::Impl::check_invariants() const {
     for (int32_t j = 0; j < static_cast<int32_t>(branch.draft_parents.size()); ++j) {
       const int32_t parent = branch.draft_parents[j];
       ensure(parent >= -1 && parent < j, "a draft token's parent stands before it");
-      ensure(branch.draft_depths[j] == (parent < 0 ? 0 : branch.draft_depths[parent] + 1), "a draft token's depth follows its parent's");
+      ensure(branch.draft_depths[j] == (parent < 0 ? 0 : branch.draft_depths[parent] + 1),
+             "a draft token's depth follows its parent's");
     }
   }
 
@@ -99,7 +101,8 @@ void TreeCache::Impl::check_invariants() const {
       ensure(child.node > kForestRoot && child.node < static_cast<NodeId>(nodes.size()), "a child is a node");
       const Node& below = nodes[child.node];
       ensure(below.parent == id && below.begin == node.end(), "a child begins where its parent ends");
-      ensure(!below.tokens.empty() && below.tokens.front() == child.first_token, "a child is listed by its first token");
+      ensure(!below.tokens.empty() && below.tokens.front() == child.first_token,
+             "a child is listed by its first token");
       num_live_children += below.live();
       order.push_back(child.node);
     }

@@ -103,8 +103,10 @@ class RandomForest {
     } else if (what < 28) {
       prune(id, below(2) == 0);
     } else if (!branch.draft_parents.empty()) {
-      if (what < 45) check_step({{id, cache_.num_fresh(id)}});
-      else accept(id, branch);
+      if (what < 45)
+        check_step({{id, cache_.num_fresh(id)}});
+      else
+        accept(id, branch);
     } else if (what < 40) {
       append(id, branch, some_tokens(6));
     } else if (what < 50) {
@@ -130,7 +132,9 @@ class RandomForest {
     CHECK(len <= max_len && len <= static_cast<int32_t>(tokens.size()));
     if (branch.committed.empty()) {
       for (const auto& [other_id, other] : model_) {
-        const size_t common = std::mismatch(tokens.begin(), tokens.end(), other.committed.begin(), other.committed.end()).first - tokens.begin();
+        const size_t common =
+            std::mismatch(tokens.begin(), tokens.end(), other.committed.begin(), other.committed.end()).first -
+            tokens.begin();
         CHECK(len >= std::min(max_len, static_cast<int32_t>(common)));
       }
     }
@@ -172,8 +176,7 @@ class RandomForest {
     const std::vector<int32_t> tokens = some_tokens(12);
     std::vector<int32_t> parents;
     for (int j = 0; j < static_cast<int>(tokens.size()); ++j) parents.push_back(below(j + 1) - 1);
-    const bool done =
-        with_room(id, static_cast<int>(tokens.size()), [&] { cache_.append_draft(id, tokens, parents); });
+    const bool done = with_room(id, static_cast<int>(tokens.size()), [&] { cache_.append_draft(id, tokens, parents); });
     if (!done) return;
     branch.fresh = tokens;
     branch.draft_parents = parents;
@@ -249,7 +252,8 @@ class RandomForest {
     std::vector<int32_t> expected = branch.committed;
     if (branch.draft_parents.empty()) expected.insert(expected.end(), branch.fresh.begin(), branch.fresh.end());
     CHECK(cache_.tokens(id) == expected);
-    for (int i = 0; i < static_cast<int>(expected.size()); i += 1 + below(5)) CHECK_EQ(cache_.token_at(id, i), expected[i]);
+    for (int i = 0; i < static_cast<int>(expected.size()); i += 1 + below(5))
+      CHECK_EQ(cache_.token_at(id, i), expected[i]);
     if (branch.fresh.empty() && !branch.committed.empty()) check_step({{id, 0}});
   }
 

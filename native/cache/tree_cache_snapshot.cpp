@@ -141,8 +141,7 @@ void TreeCache::Impl::snapshot(std::span<const StepBranch> steps, StepSnapshot& 
     for (const PageSpan& span : branch.fresh_spans) {
       for (int32_t offset = span.begin; offset < span.end; ++offset, ++j) {
         const int32_t depth = branch.has_draft() ? branch.draft_depths[j] : j;
-        out.queries.push_back(
-            {s, committed + depth, span.page * ledger.page_size() + offset, branch.fresh_tokens[j]});
+        out.queries.push_back({s, committed + depth, span.page * ledger.page_size() + offset, branch.fresh_tokens[j]});
       }
     }
     if (j < 2) return;

@@ -41,7 +41,8 @@ void check_snapshot(const TreeSnapshot& tree) {
          "every node has a subtree, a length and a mask");
   check_indptr(tree.span_indptr, num_nodes, "span_indptr rises from 0, with an entry per node and one more");
   check_indptr(tree.query_indptr, num_nodes, "query_indptr rises from 0, with an entry per node and one more");
-  check_indptr(tree.tree_parent_indptr, num_nodes, "tree_parent_indptr rises from 0, with an entry per node and one more");
+  check_indptr(tree.tree_parent_indptr, num_nodes,
+               "tree_parent_indptr rises from 0, with an entry per node and one more");
   ensure(static_cast<size_t>(tree.span_indptr.back()) == tree.spans.size(), "span_indptr ends with the spans");
   ensure(static_cast<size_t>(tree.tree_parent_indptr.back()) == tree.tree_parent.size(),
          "tree_parent_indptr ends with the parents");
@@ -55,7 +56,8 @@ void check_snapshot(const TreeSnapshot& tree) {
     ensure(tree.parent[node] == (open.empty() ? -1 : open.back()), "nodes stand in preorder");
     open.push_back(node);
   }
-  for (const int32_t node : open) ensure(tree.subtree_end[node] == tree.num_nodes(), "a subtree ends after its last node");
+  for (const int32_t node : open)
+    ensure(tree.subtree_end[node] == tree.num_nodes(), "a subtree ends after its last node");
 
   for (int32_t node = 0; node < tree.num_nodes(); ++node) {
     int64_t len = 0;
@@ -75,9 +77,11 @@ void check_snapshot(const TreeSnapshot& tree) {
     }
     const int32_t first = tree.tree_parent_indptr[node];
     const int32_t num_parents = tree.tree_parent_indptr[node + 1] - first;
-    ensure(num_parents == (tree.mask[node] == NodeMask::kTree ? len : 0), "the tokens of a draft have a parent each, others none");
+    ensure(num_parents == (tree.mask[node] == NodeMask::kTree ? len : 0),
+           "the tokens of a draft have a parent each, others none");
     for (int32_t j = 0; j < num_parents; ++j) {
-      ensure(tree.tree_parent[first + j] >= -1 && tree.tree_parent[first + j] < j, "a draft token's parent stands before it");
+      ensure(tree.tree_parent[first + j] >= -1 && tree.tree_parent[first + j] < j,
+             "a draft token's parent stands before it");
     }
   }
   check_slots(tree);
