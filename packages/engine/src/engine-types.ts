@@ -98,7 +98,10 @@ export interface EngineBranch {
   fork(n: number): EngineBranch[];
   decode(options?: DecodeOptions): DecodeStream;
   /** Natural-log probability of each token of a continuation; the branch is left as it was. */
-  score(continuation: string | readonly number[], options?: { signal?: AbortSignal }): Promise<{ tokens: number[]; logprobs: number[]; total: number }>;
+  score(
+    continuation: string | readonly number[],
+    options?: { signal?: AbortSignal },
+  ): Promise<{ tokens: number[]; logprobs: number[]; total: number }>;
   /** Raw logits after the branch's last token: `[vocabSize]`. */
   logits(): Promise<Float32Array>;
   truncate(length: number): Promise<void>;

@@ -21,7 +21,11 @@ export class DeftreeError extends Error {
   readonly code: DeftreeErrorCode;
   readonly figures: Readonly<Record<string, number>>;
 
-  constructor(code: DeftreeErrorCode, message: string, options: { cause?: unknown; figures?: Record<string, number> } = {}) {
+  constructor(
+    code: DeftreeErrorCode,
+    message: string,
+    options: { cause?: unknown; figures?: Record<string, number> } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.figures = options.figures ?? {};

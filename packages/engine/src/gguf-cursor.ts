@@ -64,7 +64,8 @@ export class GgufCursor {
 
   string(maxBytes = maxStringBytes): string {
     const length = this.u64();
-    if (length > BigInt(maxBytes)) throw badModel(this.file, `has a string of ${length} bytes; at most ${maxBytes} are read`);
+    if (length > BigInt(maxBytes))
+      throw badModel(this.file, `has a string of ${length} bytes; at most ${maxBytes} are read`);
     return this.#take(Number(length)).toString("utf8");
   }
 
@@ -83,7 +84,8 @@ export class GgufCursor {
   /** Valid until the next call. */
   #take(length: number): Buffer {
     const end = this.#offset + length;
-    if (end > this.#size) throw badModel(this.file, `ends after ${this.#size} bytes, inside of its header (half-copied?)`);
+    if (end > this.#size)
+      throw badModel(this.file, `ends after ${this.#size} bytes, inside of its header (half-copied?)`);
     if (end > this.#windowStart + this.#window.length) this.#fill(length);
     const start = this.#offset - this.#windowStart;
     this.#offset = end;

@@ -31,7 +31,9 @@ const layerNames: Readonly<Record<string, string>> = {
 export async function readGgufModel(file: string): Promise<ModelFiles> {
   const header = await readGgufHeader(file);
   const config = await parseConfig(header);
-  const available = header.tensors.map((tensor): NativeTensor => ({ ...tensor, name: hfTensorName(tensor.name), file: 0 }));
+  const available = header.tensors.map(
+    (tensor): NativeTensor => ({ ...tensor, name: hfTensorName(tensor.name), file: 0 }),
+  );
   const template = header.metadata.get("tokenizer.chat_template");
   return {
     path: path.resolve(file),
@@ -72,7 +74,8 @@ async function parseConfig(header: GgufHeader): Promise<NativeLlamaConfig> {
   const numQoHeads = number("attention.head_count");
   const headDim = number("attention.key_length", hiddenSize / numQoHeads);
   for (const key of ["attention.value_length", "rope.dimension_count"]) {
-    if (number(key, headDim) !== headDim) throw badModel(file, `has llama.${key} ${number(key)}; supported is head_dim, ${headDim}`);
+    if (number(key, headDim) !== headDim)
+      throw badModel(file, `has llama.${key} ${number(key)}; supported is head_dim, ${headDim}`);
   }
   const embedding = header.tensors.find(({ name }) => name === "token_embd.weight");
   if (!embedding) throw badModel(file, "lacks the tensor token_embd.weight");
@@ -103,23 +106,36 @@ type RopeScaling = NonNullable<NativeLlamaConfig["ropeScaling"]>;
  * All published models use the same low and high frequency factors and original length, so the one unknown is the factor,
  * the largest divisor; the rest of the tensor then has to agree.
  */
-async function parseRopeScaling(header: GgufHeader, headDim: number, ropeTheta: number): Promise<RopeScaling | undefined> {
+async function parseRopeScaling(
+  header: GgufHeader,
+  headDim: number,
+  ropeTheta: number,
+): Promise<RopeScaling | undefined> {
   const { file, metadata } = header;
   const type: GgufValue = metadata.get("llama.rope.scaling.type") ?? "none";
   const linearFactor = metadata.get("llama.rope.scaling.factor") ?? metadata.get("llama.rope.scale_linear") ?? 1;
   if (type !== "none" && linearFactor !== 1) {
-    throw badModel(file, `has RoPE scaling ${JSON.stringify(String(type)).slice(0, 40)}; supported are none and llama3`);
+    throw badModel(
+      file,
+      `has RoPE scaling ${JSON.stringify(String(type)).slice(0, 40)}; supported are none and llama3`,
+    );
   }
   const tensor = header.tensors.find(({ name }) => name === "rope_freqs.weight");
   if (!tensor) return undefined;
   const divisors = await readFloats(file, tensor, headDim / 2);
-  const scaling: RopeScaling = { factor: Math.max(...divisors), lowFreqFactor: 1, highFreqFactor: 4, originalContextLen: 8192 };
+  const scaling: RopeScaling = {
+    factor: Math.max(...divisors),
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalContextLen: 8192,
+  };
   if (divisors.every((divisor) => divisor === 1)) return undefined;
   const agrees = divisors.every((divisor, index) => {
     const expected = ropeDivisor(scaling, ropeTheta ** ((-2 * index) / headDim));
     return Math.abs(divisor - expected) <= 1e-3 * expected;
   });
-  if (!agrees) throw badModel(file, "has rope_freqs.weight of an unknown RoPE scaling; supported is that of Llama 3.1 to 3.3");
+  if (!agrees)
+    throw badModel(file, "has rope_freqs.weight of an unknown RoPE scaling; supported is that of Llama 3.1 to 3.3");
   return scaling;
 }
 
@@ -134,7 +150,10 @@ export function ropeDivisor(scaling: RopeScaling, frequency: number): number {
 
 async function readFloats(file: string, tensor: GgufTensor, length: number): Promise<number[]> {
   if (tensor.dtype !== "F32" || tensor.shape.length !== 1 || tensor.shape[0] !== length) {
-    throw badModel(file, `has rope_freqs.weight as ${tensor.dtype} [${tensor.shape.join(", ")}]; expected F32 [${length}]`);
+    throw badModel(
+      file,
+      `has rope_freqs.weight as ${tensor.dtype} [${tensor.shape.join(", ")}]; expected F32 [${length}]`,
+    );
   }
   const bytes = await readRange(file, tensor.offset, tensor.bytes);
   return Array.from({ length }, (_, index) => bytes.readFloatLE(index * 4));

@@ -44,7 +44,17 @@ export function ggufTokenizerSource(header: GgufHeader): TokenizerSource {
   const vocab = vocabulary(tokens);
   const addedTokens = tokens.flatMap((content, id): JsonObject[] =>
     types[id] === tokenType.control || types[id] === tokenType.userDefined || types[id] === tokenType.unknown
-      ? [{ id, content, special: types[id] !== tokenType.userDefined, lstrip: false, rstrip: false, normalized: false, single_word: false }]
+      ? [
+          {
+            id,
+            content,
+            special: types[id] !== tokenType.userDefined,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            single_word: false,
+          },
+        ]
       : [],
   );
   const bosToken = tokenId(metadata.get("tokenizer.ggml.bos_token_id"), tokens.length);
@@ -53,12 +63,14 @@ export function ggufTokenizerSource(header: GgufHeader): TokenizerSource {
     const id = tokenId(metadata.get(`tokenizer.ggml.${key}`), tokens.length);
     if (id !== undefined) eosTokens.add(id);
   }
-  for (const content of endOfTurn) if (types[vocab[content] ?? -1] === tokenType.control) eosTokens.add(vocab[content]!);
+  for (const content of endOfTurn)
+    if (types[vocab[content] ?? -1] === tokenType.control) eosTokens.add(vocab[content]!);
 
   let tokenizerJson: JsonObject;
   if (model === "gpt2") tokenizerJson = byteLevelBpe(header, vocab);
   else if (model === "llama") tokenizerJson = sentencePieceBpe(header, tokens, types, vocab);
-  else throw badModel(file, `has the tokenizer ${JSON.stringify(model)?.slice(0, 60)}; supported are "gpt2" and "llama"`);
+  else
+    throw badModel(file, `has the tokenizer ${JSON.stringify(model)?.slice(0, 60)}; supported are "gpt2" and "llama"`);
   return {
     file,
     tokenizerJson: { ...tokenizerJson, added_tokens: addedTokens, post_processor: null },
@@ -77,7 +89,8 @@ function byteLevelBpe({ file, metadata }: GgufHeader, vocab: Record<string, numb
   }
   const merges = strings(metadata.get("tokenizer.ggml.merges"), "tokenizer.ggml.merges", file).map((merge) => {
     const pair = merge.split(" ");
-    if (pair.length !== 2) throw badModel(file, `has the merge ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
+    if (pair.length !== 2)
+      throw badModel(file, `has the merge ${JSON.stringify(merge.slice(0, 60))}, which is no pair`);
     return pair;
   });
   return {
@@ -93,14 +106,20 @@ function byteLevelBpe({ file, metadata }: GgufHeader, vocab: Record<string, numb
  * merges that does the same has every way to cut each piece into two pieces, ordered by the piece's score (as the
  * converter of Hugging Face transformers does it).
  */
-function sentencePieceBpe({ file, metadata }: GgufHeader, tokens: string[], types: number[], vocab: Record<string, number>): JsonObject {
+function sentencePieceBpe(
+  { file, metadata }: GgufHeader,
+  tokens: string[],
+  types: number[],
+  vocab: Record<string, number>,
+): JsonObject {
   const scores = numbers(metadata.get("tokenizer.ggml.scores"), tokens.length, "tokenizer.ggml.scores", file);
   const isPiece = (id: number | undefined) => id !== undefined && types[id] === tokenType.normal;
   const merges: { pair: [string, string]; score: number; left: number; right: number }[] = [];
   for (const [id, token] of tokens.entries()) {
     if (!isPiece(id)) continue;
     const characters = Array.from(token);
-    if (characters.length > 256) throw badModel(file, `has a token of ${characters.length} characters; at most 256 are read`);
+    if (characters.length > 256)
+      throw badModel(file, `has a token of ${characters.length} characters; at most 256 are read`);
     for (let cut = 1; cut < characters.length; cut++) {
       const pair: [string, string] = [characters.slice(0, cut).join(""), characters.slice(cut).join("")];
       const [left, right] = [vocab[pair[0]], vocab[pair[1]]];
@@ -109,7 +128,8 @@ function sentencePieceBpe({ file, metadata }: GgufHeader, tokens: string[], type
   }
   merges.sort((a, b) => b.score - a.score || a.left - b.left || a.right - b.right);
   const addsPrefixSpace = metadata.get("tokenizer.ggml.add_space_prefix") !== false;
-  const unknown = tokenId(metadata.get("tokenizer.ggml.unknown_token_id"), tokens.length) ?? types.indexOf(tokenType.unknown);
+  const unknown =
+    tokenId(metadata.get("tokenizer.ggml.unknown_token_id"), tokens.length) ?? types.indexOf(tokenType.unknown);
   const replaceSpaces: JsonObject = { type: "Replace", pattern: { String: " " }, content: "▁" };
   return {
     normalizer: {

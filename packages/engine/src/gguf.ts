@@ -43,7 +43,8 @@ export async function readGgufHeader(file: string): Promise<GgufHeader> {
   try {
     if (cursor.u32() !== 0x46554747) throw badModel(file, "is no GGUF file: it does not start with GGUF");
     const version = cursor.u32();
-    if (version !== 2 && version !== 3) throw badModel(file, `has GGUF version ${version}; supported are 2 and 3, little-endian`);
+    if (version !== 2 && version !== 3)
+      throw badModel(file, `has GGUF version ${version}; supported are 2 and 3, little-endian`);
     // The smallest tensor entry has 8 + 0 + 4 + 4 + 8 bytes, the smallest metadata entry 8 + 4 + 1.
     const numTensors = cursor.count("tensors", 24, maxTensors);
     const numMetadata = cursor.count("metadata entries", 13, maxMetadata);
@@ -55,7 +56,12 @@ export async function readGgufHeader(file: string): Promise<GgufHeader> {
     }
     const described = Array.from({ length: numTensors }, () => readTensor(cursor));
     const dataStart = alignUp(cursor.offset, alignmentOf(metadata, file));
-    return { file, version, metadata, tensors: placeTensors(file, described, dataStart, size, alignmentOf(metadata, file)) };
+    return {
+      file,
+      version,
+      metadata,
+      tensors: placeTensors(file, described, dataStart, size, alignmentOf(metadata, file)),
+    };
   } finally {
     cursor.close();
   }
@@ -110,7 +116,8 @@ interface DescribedTensor {
 function readTensor(cursor: GgufCursor): DescribedTensor {
   const name = cursor.string(maxNameBytes);
   const numDims = cursor.u32();
-  if (numDims > maxDims) throw badModel(cursor.file, `: tensor ${name} has ${numDims} dimensions; at most ${maxDims} are read`);
+  if (numDims > maxDims)
+    throw badModel(cursor.file, `: tensor ${name} has ${numDims} dimensions; at most ${maxDims} are read`);
   const shape: number[] = [];
   for (let dim = 0; dim < numDims; dim++) {
     const length = cursor.u64();
@@ -124,7 +131,10 @@ function alignmentOf(metadata: ReadonlyMap<string, GgufValue>, file: string): nu
   const alignment = metadata.get("general.alignment") ?? 32;
   const valid = typeof alignment === "number" && Number.isInteger(alignment) && alignment >= 8 && alignment <= 65536;
   if (!valid || (alignment & (alignment - 1)) !== 0) {
-    throw badModel(file, `has general.alignment ${String(alignment).slice(0, 40)}; expected a power of two from 8 to 65536`);
+    throw badModel(
+      file,
+      `has general.alignment ${String(alignment).slice(0, 40)}; expected a power of two from 8 to 65536`,
+    );
   }
   return alignment;
 }
@@ -152,16 +162,20 @@ function placeTensors(
     }
     const bytes = tensorBytes(dtype, shape);
     if (bytes === undefined) throw fail(`has the shape [${shape.join(", ")}], impossible for ${dtype.name}`);
-    if (offset % BigInt(alignment) !== 0n) throw fail(`has offset ${offset}, no multiple of the alignment ${alignment}`);
+    if (offset % BigInt(alignment) !== 0n)
+      throw fail(`has offset ${offset}, no multiple of the alignment ${alignment}`);
     if (offset + BigInt(bytes) > BigInt(Math.max(0, size - dataStart))) {
-      throw fail(`ends at byte ${BigInt(dataStart) + offset + BigInt(bytes)} of a file with ${size} bytes (half-copied?)`);
+      throw fail(
+        `ends at byte ${BigInt(dataStart) + offset + BigInt(bytes)} of a file with ${size} bytes (half-copied?)`,
+      );
     }
     return { name, dtype: dtype.name, shape, offset: dataStart + Number(offset), bytes };
   });
   const ordered = [...tensors].sort((a, b) => a.offset - b.offset);
   for (let index = 1; index < ordered.length; index++) {
     const [before, tensor] = [ordered[index - 1]!, ordered[index]!];
-    if (before.offset + before.bytes > tensor.offset) throw badModel(file, `: tensors ${before.name} and ${tensor.name} overlap`);
+    if (before.offset + before.bytes > tensor.offset)
+      throw badModel(file, `: tensors ${before.name} and ${tensor.name} overlap`);
   }
   return tensors;
 }

@@ -74,7 +74,8 @@ function parseRopeScaling(rope: JsonObject, file: string): NativeLlamaConfig["ro
     throw badModel(file, `rotates ${describe(rope.partial_rotary_factor)} of each head; supported is 1`);
   }
   if (type === "default") return undefined;
-  if (type !== "llama3") throw badModel(file, `has RoPE scaling ${describe(type)}; supported are "default" and "llama3"`);
+  if (type !== "llama3")
+    throw badModel(file, `has RoPE scaling ${describe(type)}; supported are "default" and "llama3"`);
   const number = (key: string): number => {
     const value = rope[key];
     if (typeof value !== "number") throw badModel(file, `has llama3 RoPE scaling without a number "${key}"`);

@@ -82,12 +82,17 @@ function checkNoTensorTwice(tensors: readonly NativeTensor[], files: readonly st
   const seen = new Map<string, number>();
   for (const { name, file } of tensors) {
     const first = seen.get(name);
-    if (first !== undefined) throw badModel(files[file]!, `holds ${name.slice(0, 200)}, which ${files[first]} holds too`);
+    if (first !== undefined)
+      throw badModel(files[file]!, `holds ${name.slice(0, 200)}, which ${files[first]} holds too`);
     seen.set(name, file);
   }
 }
 
-async function readTokenizerSource(folder: string, config: JsonObject, tokenizerConfig: JsonObject): Promise<TokenizerSource> {
+async function readTokenizerSource(
+  folder: string,
+  config: JsonObject,
+  tokenizerConfig: JsonObject,
+): Promise<TokenizerSource> {
   const file = path.join(folder, "tokenizer.json");
   const tokenizerJson = await readJsonObject(file, maxTokenizerBytes);
   const generation = await readOptionalJson(path.join(folder, "generation_config.json"), maxConfigBytes);
@@ -95,13 +100,15 @@ async function readTokenizerSource(folder: string, config: JsonObject, tokenizer
   const fromConfig = tokenIds(generation.eos_token_id ?? config.eos_token_id);
   const eosToken = named("eos_token");
   const bosToken = named("bos_token") ?? tokenIds(config.bos_token_id)[0];
-  const usesBos = tokenizerConfig.bos_token !== null && (tokenizerConfig.bos_token !== undefined || bosToken !== undefined);
+  const usesBos =
+    tokenizerConfig.bos_token !== null && (tokenizerConfig.bos_token !== undefined || bosToken !== undefined);
   return {
     file,
     tokenizerJson,
     eosTokens: [...new Set(eosToken === undefined ? fromConfig : [...fromConfig, eosToken])],
     bosToken: usesBos ? bosToken : undefined,
-    addBosToken: usesBos && (tokenizerConfig.add_bos_token === true || startsWithSpecialToken(tokenizerJson.post_processor)),
+    addBosToken:
+      usesBos && (tokenizerConfig.add_bos_token === true || startsWithSpecialToken(tokenizerJson.post_processor)),
   };
 }
 
@@ -124,7 +131,8 @@ function namedToken(tokenizerJson: JsonObject, token: JsonValue | undefined): nu
 
 function startsWithSpecialToken(processor: JsonValue | undefined): boolean {
   if (!isJsonObject(processor)) return false;
-  if (processor.type === "Sequence" && Array.isArray(processor.processors)) return processor.processors.some(startsWithSpecialToken);
+  if (processor.type === "Sequence" && Array.isArray(processor.processors))
+    return processor.processors.some(startsWithSpecialToken);
   if (processor.type !== "TemplateProcessing" || !Array.isArray(processor.single)) return false;
   return isJsonObject(processor.single[0]) && isJsonObject(processor.single[0].SpecialToken);
 }
@@ -135,7 +143,9 @@ async function readChatTemplate(folder: string, tokenizerConfig: JsonObject): Pr
   if (await exists(file)) return (await readWholeFile(file, maxConfigBytes)).toString("utf8");
   const template = tokenizerConfig.chat_template;
   if (typeof template === "string") return template;
-  const named = Array.isArray(template) ? template.find((item) => isJsonObject(item) && item.name === "default") : undefined;
+  const named = Array.isArray(template)
+    ? template.find((item) => isJsonObject(item) && item.name === "default")
+    : undefined;
   return isJsonObject(named) && typeof named.template === "string" ? named.template : undefined;
 }
 

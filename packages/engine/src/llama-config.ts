@@ -24,7 +24,8 @@ export function checkLlamaConfig(config: NativeLlamaConfig, file: string): Nativ
   if (config.numQoHeads % config.numKvHeads !== 0) {
     throw badModel(file, `has ${config.numQoHeads} query heads, no multiple of its ${config.numKvHeads} KV heads`);
   }
-  if (config.headDim % 2 !== 0) throw badModel(file, `has head_dim ${config.headDim}; rotary embedding needs an even one`);
+  if (config.headDim % 2 !== 0)
+    throw badModel(file, `has head_dim ${config.headDim}; rotary embedding needs an even one`);
   requirePositive(config.ropeTheta, "rope_theta", file);
   requirePositive(config.rmsNormEps, "rms_norm_eps", file);
   const scaling = config.ropeScaling;
@@ -34,12 +35,16 @@ export function checkLlamaConfig(config: NativeLlamaConfig, file: string): Nativ
     requirePositive(scaling.highFreqFactor, "high_freq_factor", file);
     requirePositive(scaling.originalContextLen, "original_max_position_embeddings", file);
     if (scaling.highFreqFactor <= scaling.lowFreqFactor) {
-      throw badModel(file, `has high_freq_factor ${scaling.highFreqFactor}, not above low_freq_factor ${scaling.lowFreqFactor}`);
+      throw badModel(
+        file,
+        `has high_freq_factor ${scaling.highFreqFactor}, not above low_freq_factor ${scaling.lowFreqFactor}`,
+      );
     }
   }
   return config;
 }
 
 function requirePositive(value: number, what: string, file: string): void {
-  if (!Number.isFinite(value) || value <= 0) throw badModel(file, `gives ${what} = ${value}; expected a positive number`);
+  if (!Number.isFinite(value) || value <= 0)
+    throw badModel(file, `gives ${what} = ${value}; expected a positive number`);
 }

@@ -7,13 +7,7 @@
  */
 
 /** Names of the attention policies; see docs/tree-attention.md. */
-export type AttentionPolicy =
-  | "deft-flatten"
-  | "deft-node"
-  | "deft-node-chunk"
-  | "flash-decoding"
-  | "radix"
-  | "medusa";
+export type AttentionPolicy = "deft-flatten" | "deft-node" | "deft-node-chunk" | "flash-decoding" | "radix" | "medusa";
 
 /** A tensor's place in a model file. `name` is Hugging Face's name; `shape` is row-major `[out_features, in_features]`. */
 export interface NativeTensor {
@@ -105,7 +99,15 @@ export type NativeCommand =
   | { op: "cancel"; request: number }
   | { op: "setAttention"; attention: AttentionPolicy };
 
-export type NativeFinishReason = "done" | "stop" | "stop-string" | "length" | "context" | "pruned" | "aborted" | "error";
+export type NativeFinishReason =
+  | "done"
+  | "stop"
+  | "stop-string"
+  | "length"
+  | "context"
+  | "pruned"
+  | "aborted"
+  | "error";
 
 export interface NativeFinished {
   request: number;
@@ -218,6 +220,18 @@ export interface NativeAddon {
   /** [sync] The plan of a tree in the format of docs/benchmarks.md, without a model. */
   plan(
     tree: { nodes: { parent: number; len: number }[]; queries: number[] },
-    options: { policy: AttentionPolicy; numQoHeads: number; numKvHeads: number; headDim: number; numProcessors: number },
-  ): { items: NativeWorkItem[]; kvTokensRead: number; kvTokensUnshared: number; maskBytes: number; partialStates: number };
+    options: {
+      policy: AttentionPolicy;
+      numQoHeads: number;
+      numKvHeads: number;
+      headDim: number;
+      numProcessors: number;
+    },
+  ): {
+    items: NativeWorkItem[];
+    kvTokensRead: number;
+    kvTokensUnshared: number;
+    maskBytes: number;
+    partialStates: number;
+  };
 }

@@ -39,14 +39,21 @@ export async function readSafetensorsHeader(file: string): Promise<SafetensorsTe
   const headerBytes = Number(length);
   const header = parseJsonObject((await readRange(file, 8, headerBytes)).toString("utf8"), file);
   const entries = Object.entries(header).filter(([name]) => name !== "__metadata__");
-  if (entries.length > maxTensors) throw badModel(file, `lists ${entries.length} tensors; at most ${maxTensors} are read`);
+  if (entries.length > maxTensors)
+    throw badModel(file, `lists ${entries.length} tensors; at most ${maxTensors} are read`);
   const dataStart = 8 + headerBytes;
   const tensors = entries.map(([name, entry]) => parseEntry(file, name, entry, dataStart, size - dataStart));
   checkTiling(file, tensors, dataStart, size);
   return tensors;
 }
 
-function parseEntry(file: string, name: string, entry: JsonValue, dataStart: number, dataBytes: number): SafetensorsTensor {
+function parseEntry(
+  file: string,
+  name: string,
+  entry: JsonValue,
+  dataStart: number,
+  dataBytes: number,
+): SafetensorsTensor {
   const fail = (problem: string) => badModel(file, `: tensor "${name.slice(0, 200)}" ${problem}`);
   if (!isJsonObject(entry)) throw fail("is not described by an object");
   const type = typeof entry.dtype === "string" ? safetensorsDtypes.get(entry.dtype) : undefined;
@@ -59,7 +66,9 @@ function parseEntry(file: string, name: string, entry: JsonValue, dataStart: num
   const range = integers(entry, "data_offsets");
   const [begin, end] = range ?? [];
   if (range?.length !== 2 || begin === undefined || end === undefined || begin > end || end > dataBytes) {
-    throw fail(`has data_offsets ${JSON.stringify(entry.data_offsets)?.slice(0, 60)} outside of ${dataBytes} bytes of data`);
+    throw fail(
+      `has data_offsets ${JSON.stringify(entry.data_offsets)?.slice(0, 60)} outside of ${dataBytes} bytes of data`,
+    );
   }
   if (tensorBytes(type, shape) !== end - begin) {
     throw fail(`has ${end - begin} bytes, which do not hold ${type.name} [${shape.join(", ")}]`);
@@ -70,7 +79,8 @@ function parseEntry(file: string, name: string, entry: JsonValue, dataStart: num
 function integers(entry: JsonObject, key: string): number[] | undefined {
   const value = entry[key];
   if (!Array.isArray(value)) return undefined;
-  const isSize = (item: JsonValue): item is number => typeof item === "number" && Number.isSafeInteger(item) && item >= 0;
+  const isSize = (item: JsonValue): item is number =>
+    typeof item === "number" && Number.isSafeInteger(item) && item >= 0;
   return value.every(isSize) ? value : undefined;
 }
 
@@ -79,7 +89,8 @@ function checkTiling(file: string, tensors: readonly SafetensorsTensor[], dataSt
   let end = dataStart;
   for (const tensor of ordered) {
     if (tensor.offset !== end) {
-      const problem = tensor.offset < end ? "overlaps the tensor before it" : `leaves a hole of ${tensor.offset - end} bytes`;
+      const problem =
+        tensor.offset < end ? "overlaps the tensor before it" : `leaves a hole of ${tensor.offset - end} bytes`;
       throw badModel(file, `: tensor "${tensor.name.slice(0, 200)}" ${problem}`);
     }
     end += tensor.bytes;

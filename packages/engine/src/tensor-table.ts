@@ -29,7 +29,11 @@ export function expectedTensors(config: NativeLlamaConfig): Map<string, number[]
  * Picks the model's tensors out of a file's. Others are left out, but a bias is refused: ignoring it would change results.
  * @throws E_BAD_MODEL that names the tensor, what the config implies and what the file has.
  */
-export function selectTensors(config: NativeLlamaConfig, available: readonly NativeTensor[], file: string): NativeTensor[] {
+export function selectTensors(
+  config: NativeLlamaConfig,
+  available: readonly NativeTensor[],
+  file: string,
+): NativeTensor[] {
   const byName = new Map(available.map((tensor) => [tensor.name, tensor]));
   const bias = available.find((tensor) => tensor.name.startsWith("model.layers.") && tensor.name.endsWith(".bias"));
   if (bias) throw badModel(file, `has the bias ${bias.name}; Llama models without biases are supported`);

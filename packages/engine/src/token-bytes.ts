@@ -22,7 +22,9 @@ export function byteStrings(
   const strings = new Array<Uint8Array | undefined>(vocabSize).fill(undefined);
   const put = (id: number, bytes: Uint8Array) => {
     if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
-      throw badModel(file, `has a token with id ${id}; the model has ${vocabSize} tokens`, { figures: { id, vocabSize } });
+      throw badModel(file, `has a token with id ${id}; the model has ${vocabSize} tokens`, {
+        figures: { id, vocabSize },
+      });
     }
     strings[id] = bytes;
   };
@@ -39,12 +41,16 @@ export function byteStrings(
 export function addsPrefixSpace(tokenizerJson: JsonObject): boolean {
   const prepends = parts(tokenizerJson.normalizer, "normalizers").some(({ type }) => type === "Prepend");
   const metaspace = parts(tokenizerJson.pre_tokenizer, "pretokenizers").find(({ type }) => type === "Metaspace");
-  return prepends || (metaspace !== undefined && metaspace.prepend_scheme !== "never" && metaspace.add_prefix_space !== false);
+  return (
+    prepends ||
+    (metaspace !== undefined && metaspace.prepend_scheme !== "never" && metaspace.add_prefix_space !== false)
+  );
 }
 
 function vocabularyEntries(tokenizerJson: JsonObject, file: string): [token: string, id: number][] {
   const model = tokenizerJson.model;
-  if (!isJsonObject(model) || !isJsonObject(model.vocab)) throw badModel(file, "has no model.vocab; byte-pair encoding is supported");
+  if (!isJsonObject(model) || !isJsonObject(model.vocab))
+    throw badModel(file, "has no model.vocab; byte-pair encoding is supported");
   return Object.entries(model.vocab).map(([token, id]) => {
     if (typeof id !== "number") throw badModel(file, `gives the token ${JSON.stringify(token.slice(0, 60))} no number`);
     return [token, id];
@@ -56,7 +62,10 @@ function tokenDecoder(tokenizerJson: JsonObject, file: string): (token: string) 
   const types = new Set(decoders.map(({ type }) => type));
   if (types.has("ByteLevel")) return byteLevelBytes;
   if (types.has("ByteFallback") || types.has("Metaspace")) return sentencePieceBytes;
-  throw badModel(file, `has the decoder ${[...types].join(" + ") || "none"}; supported are ByteLevel and SentencePiece's (ByteFallback)`);
+  throw badModel(
+    file,
+    `has the decoder ${[...types].join(" + ") || "none"}; supported are ByteLevel and SentencePiece's (ByteFallback)`,
+  );
 }
 
 /** Members of a normalizer, pre-tokenizer or decoder: itself, or its list when it is a Sequence. */
@@ -71,7 +80,8 @@ function parts(value: JsonValue | undefined, listKey: string): JsonObject[] {
  * Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), its encoder.
  */
 const byteOfCharacter: ReadonlyMap<string, number> = (() => {
-  const isPrintable = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xff && byte !== 0xad);
+  const isPrintable = (byte: number) =>
+    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xff && byte !== 0xad);
   const map = new Map<string, number>();
   let next = 0x100;
   for (let byte = 0; byte < 256; byte++) map.set(String.fromCharCode(isPrintable(byte) ? byte : next++), byte);

@@ -138,7 +138,8 @@ export class ModelTokenizer implements TextTokenizer {
     const words = preTokenizer ? preTokenizer.pre_tokenize(normalized, { section_index: section }) : [normalized];
     return model!.encode(words).map((token: string) => {
       const id = this.#tokenizer.token_to_id(token);
-      if (id === undefined) throw new DeftreeError("E_BAD_ARGUMENT", `The tokenizer has no token for ${JSON.stringify(text.slice(0, 60))}`);
+      if (id === undefined)
+        throw new DeftreeError("E_BAD_ARGUMENT", `The tokenizer has no token for ${JSON.stringify(text.slice(0, 60))}`);
       return id;
     });
   }
@@ -148,8 +149,10 @@ function parseAddedTokens(tokenizerJson: JsonObject, file: string): AddedToken[]
   const list = tokenizerJson.added_tokens ?? [];
   if (!Array.isArray(list) || list.length > 1_000_000) throw badModel(file, "has no list of added_tokens");
   return list.map((entry) => {
-    const valid = isJsonObject(entry) && typeof entry.content === "string" && entry.content !== "" && Number.isInteger(entry.id);
-    if (!valid || (entry.id as number) < 0) throw badModel(file, `has the added token ${JSON.stringify(entry)?.slice(0, 120)}`);
+    const valid =
+      isJsonObject(entry) && typeof entry.content === "string" && entry.content !== "" && Number.isInteger(entry.id);
+    if (!valid || (entry.id as number) < 0)
+      throw badModel(file, `has the added token ${JSON.stringify(entry)?.slice(0, 120)}`);
     return {
       id: entry.id as number,
       content: entry.content as string,
@@ -176,6 +179,8 @@ function withAllDigits(preTokenizer: JsonValue): JsonValue {
 
 function longestMatchPattern(contents: readonly string[]): RegExp | undefined {
   if (contents.length === 0) return undefined;
-  const escaped = [...contents].sort((a, b) => b.length - a.length).map((text) => text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
+  const escaped = [...contents]
+    .sort((a, b) => b.length - a.length)
+    .map((text) => text.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"));
   return new RegExp(escaped.join("|"), "g");
 }

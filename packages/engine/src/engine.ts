@@ -1,0 +1,237 @@
+import { loadAddon } from "./addon-loader.js";
+import { Branch, type BranchContext } from "./branch.js";
+import { ChatTemplate } from "./chat-template.js";
+import { checkAttentionPolicy, checkEngineOptions } from "./engine-options.js";
+import type { BranchEngine, ChatTurn, EngineBranch, EngineInfo, EngineOptions, TextTokenizer } from "./engine-types.js";
+import { DeftreeError } from "./errors.js";
+import type { ModelFiles } from "./model-files.js";
+import { resolveModel } from "./model-source.js";
+import type {
+  AttentionPolicy,
+  NativeAddon,
+  NativeCommand,
+  NativeEngine,
+  NativeLoadSpec,
+  NativeStats,
+} from "./native-addon.js";
+import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
+import { ModelTokenizer } from "./tokenizer.js";
+
+const defaultPageSize = 16;
+const defaultMaxStepTokens = 256;
+const defaultKvBytes = 2 ** 30;
+const defaultContextsHeld = 4;
+
+/**
+ * A model, its tokenizer, and one forest of branches that decode together on the engine's own thread.
+ *
+ * ```ts
+ * await using engine = await Engine.load("mini");
+ * const branch = engine.branch();
+ * await branch.extend(engine.encodeChat([{ role: "user", content: "Hello" }]));
+ * console.log((await branch.decode({ maxTokens: 32 })).text);
+ * ```
+ */
+export class Engine implements BranchEngine {
+  readonly tokenizer: TextTokenizer;
+  readonly #native: NativeEngine;
+  readonly #dispatcher: StepDispatcher;
+  readonly #template: ChatTemplate | undefined;
+  readonly #context: BranchContext;
+  #info: EngineInfo;
+  #nextBranch = 1;
+  #disposing: Promise<void> | undefined;
+
+  /**
+   * Loads a model.
+   * @param source `"mini"`, a folder in Hugging Face's format, a `.gguf` file, or `"org/name"` from the hub cache.
+   * @throws E_BAD_ARGUMENT, E_MODEL_NOT_FOUND, E_BAD_MODEL, E_OOM, E_DEVICE, E_ADDON_MISSING, E_ABORTED
+   */
+  static async load(source: string, options: EngineOptions = {}): Promise<Engine> {
+    checkEngineOptions(options);
+    return Engine.fromFiles(await resolveModel(source), options, await loadAddon());
+  }
+
+  /** @internal The rest of {@link load}, over any addon. */
+  static async fromFiles(files: ModelFiles, options: EngineOptions, addon: NativeAddon): Promise<Engine> {
+    const { signal } = options;
+    const tokenizer = new ModelTokenizer(files.tokenizer, files.config.vocabSize);
+    const template = files.chatTemplate === undefined ? undefined : new ChatTemplate(files.chatTemplate, tokenizer);
+    const spec = loadSpec(files, options, tokenizer);
+    const dispatcher = new StepDispatcher();
+    throwIfAborted(signal);
+    const loading = addon.load(spec, (message) => dispatcher.dispatch(message));
+    const native = await unlessAborted(loading, signal).catch((cause) => {
+      throw fromAddon(cause);
+    });
+    const info: EngineInfo = {
+      ...native.info(),
+      modelPath: files.path,
+      modelName: files.name,
+      contextLength: spec.config.contextLen,
+      vocabSize: spec.config.vocabSize,
+      attention: spec.attention,
+    };
+    return new Engine(native, dispatcher, tokenizer, template, info);
+  }
+
+  private constructor(
+    native: NativeEngine,
+    dispatcher: StepDispatcher,
+    tokenizer: ModelTokenizer,
+    template: ChatTemplate | undefined,
+    info: EngineInfo,
+  ) {
+    this.#native = native;
+    this.#dispatcher = dispatcher;
+    this.tokenizer = tokenizer;
+    this.#template = template;
+    this.#info = info;
+    this.#context = {
+      tokenizer,
+      dispatcher,
+      contextLength: info.contextLength,
+      submit: (commands) => this.#submit(commands),
+      newBranchId: () => this.#nextBranch++,
+    };
+  }
+
+  get info(): EngineInfo {
+    return this.#info;
+  }
+
+  branch(): EngineBranch {
+    const branch = this.#nextBranch++;
+    this.#submit([{ op: "create", branch }]);
+    return new Branch(this.#context, branch, 0);
+  }
+
+  /**
+   * @param options `addGenerationPrompt` (default true) opens the assistant's turn.
+   * @throws E_BAD_ARGUMENT for a model without a chat template and for a conversation that its template refuses.
+   */
+  encodeChat(
+    turns: readonly ChatTurn[],
+    { addGenerationPrompt = true }: { addGenerationPrompt?: boolean } = {},
+  ): number[] {
+    if (this.#disposing) throw disposedError();
+    if (!this.#template) {
+      throw new DeftreeError(
+        "E_BAD_ARGUMENT",
+        `${this.#info.modelName} has no chat template: extend a branch with plain text instead`,
+      );
+    }
+    return this.#template.encode(turns, addGenerationPrompt);
+  }
+
+  /** Switches the attention policy from the next step on; the tokens do not depend on it. */
+  setAttention(attention: AttentionPolicy): void {
+    checkAttentionPolicy(attention);
+    this.#submit([{ op: "setAttention", attention }]);
+    this.#info = { ...this.#info, attention };
+  }
+
+  stats(): NativeStats {
+    if (this.#disposing) throw disposedError();
+    return this.#native.stats();
+  }
+
+  async checkInvariants(): Promise<void> {
+    if (this.#disposing) throw disposedError();
+    await this.#native.checkInvariants().catch((cause) => {
+      throw fromAddon(cause);
+    });
+  }
+
+  /** Ends the engine within one step; open requests fail with E_DISPOSED. Twice is fine. */
+  dispose(): Promise<void> {
+    this.#disposing ??= this.#shutDown();
+    return this.#disposing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  async #shutDown(): Promise<void> {
+    this.#template?.close();
+    this.#dispatcher.failAll(disposedError());
+    await this.#native.dispose().catch((cause) => {
+      throw fromAddon(cause);
+    });
+  }
+
+  #submit(commands: NativeCommand[]): void {
+    if (this.#dispatcher.fatal) throw this.#dispatcher.fatal;
+    try {
+      this.#native.submit(commands);
+    } catch (cause) {
+      throw fromAddon(cause);
+    }
+  }
+}
+
+function disposedError(): DeftreeError {
+  return new DeftreeError("E_DISPOSED", "The engine was disposed");
+}
+
+function loadSpec(files: ModelFiles, options: EngineOptions, tokenizer: ModelTokenizer): NativeLoadSpec {
+  const { config } = files;
+  const contextLen = options.contextLength ?? config.contextLen;
+  if (contextLen > config.contextLen) {
+    throw new DeftreeError(
+      "E_BAD_ARGUMENT",
+      `contextLength ${contextLen} is above the model's ${config.contextLen} tokens`,
+      {
+        figures: { contextLength: contextLen, modelContextLength: config.contextLen },
+      },
+    );
+  }
+  const pageSize = options.pageSize ?? defaultPageSize;
+  const kvTokens = options.kvTokens ?? defaultKvTokens(files, options, contextLen);
+  return {
+    config: { ...config, contextLen },
+    files: files.files,
+    tensors: files.tensors,
+    device: options.device ?? "auto",
+    weights: options.weights ?? "auto",
+    kvType: options.kvType ?? "auto",
+    numPages: Math.ceil(kvTokens / pageSize),
+    pageSize,
+    numThreads: options.threads ?? 0,
+    attention: options.attention ?? "deft-flatten",
+    maxStepTokens: options.maxStepTokens ?? defaultMaxStepTokens,
+    tokenBytes: tokenizer.byteTable.bytes,
+    tokenByteOffsets: tokenizer.byteTable.offsets,
+  };
+}
+
+function defaultKvTokens({ config, tensors }: ModelFiles, options: EngineOptions, contextLen: number): number {
+  const { kvType = "auto", weights = "auto" } = options;
+  const isF32 = weights === "f32" || (weights === "auto" && tensors.every(({ dtype }) => dtype === "F32"));
+  const elementBytes = kvType === "f32" || (kvType === "auto" && isF32) ? 4 : 2;
+  const bytesPerToken = 2 * config.numLayers * config.numKvHeads * config.headDim * elementBytes;
+  return Math.max(contextLen, Math.min(defaultContextsHeld * contextLen, Math.floor(defaultKvBytes / bytesPerToken)));
+}
+
+function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new DeftreeError("E_ABORTED", "Loading was aborted", { cause: signal.reason });
+}
+
+/** The loaded engine, or E_ABORTED as soon as the signal says so; what is loaded after that is disposed. */
+async function unlessAborted(loading: Promise<NativeEngine>, signal: AbortSignal | undefined): Promise<NativeEngine> {
+  if (!signal) return loading;
+  let onAbort = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(new DeftreeError("E_ABORTED", "Loading was aborted", { cause: signal.reason }));
+    signal.addEventListener("abort", onAbort, { once: true });
+  });
+  try {
+    return await Promise.race([loading, aborted]);
+  } catch (error) {
+    if (signal.aborted) loading.then((native) => native.dispose()).catch(() => {});
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}

@@ -1,0 +1,20 @@
+export { Engine } from "./engine.js";
+export { attentionPolicies } from "./engine-options.js";
+export type {
+  AttentionPolicy,
+  BranchEngine,
+  ChatTurn,
+  DecodedToken,
+  DecodeOptions,
+  DecodeResult,
+  DecodeStream,
+  EngineBranch,
+  EngineInfo,
+  EngineOptions,
+  ExtendResult,
+  FinishReason,
+  SamplingOptions,
+  TextTokenizer,
+} from "./engine-types.js";
+export { DeftreeError, type DeftreeErrorCode } from "./errors.js";
+export type { NativeEngineInfo, NativeStats } from "./native-addon.js";
