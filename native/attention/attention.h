@@ -1,6 +1,9 @@
 // The family's entry points on the CPU.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "attention/params.h"
@@ -13,9 +16,18 @@ namespace deftree::attention {
 struct CpuWorkspace {
   std::vector<float> partial_o;    // [num_partials, num_qo_heads, head_dim]
   std::vector<float> partial_lse;  // [num_partials, num_qo_heads]
+  std::vector<std::byte> threads;  // each thread's tile buffers
+  // Partial states of a (query, KV head) that are still to come; who brings the last merges them.
+  std::unique_ptr<std::atomic<int32_t>[]> pending;  // [num_queries, num_kv_heads]
+  size_t num_pending = 0;
 };
 
-// Follows the plan with the fastest kernel this CPU has (AVX-512, AVX2, portable).
+// What the partition should know of a CPU with so many threads. A chunk of 128 tokens is a few microseconds of work,
+// several times what its start and its merge cost; 128 rows keep q and O of a group in a core's second-level cache.
+PlanDevice cpu_plan_device(int num_threads);
+
+// Follows the plan with the fastest kernel this CPU has (AVX-512, AVX2, portable). Throws kBadArgument for a shape with
+// sizes below 1 or heads that do not divide, and for a KV type the CPU has no kernel for (bf16).
 void run(const CpuAttentionParams& params, const Plan& plan, CpuWorkspace& workspace, ThreadPool& pool);
 
 // The oracle without a plan: each query against all keys it sees, in double precision accumulations.

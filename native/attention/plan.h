@@ -52,20 +52,53 @@ struct PlanCounters {
   int32_t num_queries;
 };
 
+// Working memory of make_plan, kept so that planning a step allocates nothing once sizes have settled.
+struct PlanScratch {
+  struct Tile {  // a range of queries whose paths are flattened together
+    int32_t query_begin, query_end;
+    int32_t piece_begin, piece_end;  // into `pieces`
+    int64_t cost;
+  };
+  struct Piece {  // the leading `len` tokens of a node
+    int32_t node, len;
+    int64_t token_cost;
+  };
+  struct ChunkPiece {  // tokens [begin, end) of a node
+    int32_t node, begin, end;
+  };
+  std::vector<Tile> tiles;
+  std::vector<Piece> pieces;
+  std::vector<ChunkPiece> chunk;         // of the work item being written
+  std::vector<int32_t> num_keys;         // [num_queries] keys each query sees
+  std::vector<int32_t> query_node;       // [num_queries]
+  std::vector<int32_t> path_len;         // [num_nodes] tokens from the root to the node's end
+  std::vector<int32_t> draft_depth;      // of the kTree node at hand
+  std::vector<int32_t> reread;           // [num_queries] see choose_tiles
+  std::vector<int32_t> tile_begin;       // [num tiles]
+  std::vector<int32_t> tile_from;        // [num_queries + 1]
+  std::vector<int64_t> tile_cost;        // [num_queries + 1]
+  std::vector<int32_t> candidates;
+  std::vector<int32_t> num_items;        // [num_queries] items that hold the query
+};
+
 struct Plan {
-  Policy policy;
+  Policy policy = Policy::kDeftFlatten;
   std::vector<PageSpan> spans;
   std::vector<int32_t> group_queries;  // query rows, each item's group a consecutive range
   std::vector<uint64_t> mask_words;
   std::vector<WorkItem> items;         // largest estimated cost first
-  std::vector<int32_t> merge_indptr;   // [num_queries + 1] into merge_slots; empty range: written directly
+  std::vector<int32_t> merge_indptr;   // [num_queries + 1] into merge_slots; empty range: written directly, or empty
   std::vector<int32_t> merge_slots;    // partial slots of a query
+  std::vector<int32_t> empty_queries;  // queries that see no key: no item holds them, run writes zeros
   int32_t num_partials = 0;            // partial slots in all
+  int32_t max_group_len = 0;           // most queries of an item
   PlanCounters counters{};
+  PlanScratch scratch;
 };
 
-// Fills `plan` (its buffers are reused). A query that sees no key (empty path) gets no item: run writes zeros.
-// kFlashDecoding plans like kRadix and expects that each query's path is stored for it alone (TreeCache::make_private).
+// Fills `plan` (its buffers are reused). An item holds whole page spans, the last of a masked leaf aside, so chunks end
+// at page boundaries. kFlashDecoding plans like kRadix and expects that each query's path is stored for it alone
+// (TreeCache::make_private). Throws kBadArgument for a shape or device with sizes below 1.
 void make_plan(const TreeSnapshot& snapshot, Policy policy, const AttentionShape& shape, const PlanDevice& device,
                Plan& plan);
 

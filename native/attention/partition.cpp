@@ -1,0 +1,54 @@
+#include "attention/partition.h"
+
+#include <algorithm>
+
+namespace deftree::attention {
+namespace {
+
+constexpr int64_t kReadCost = 8;           // of a KV token, in rows of arithmetic
+constexpr int64_t kTasksPerProcessor = 4;  // a task is one work item for one KV head
+
+}  // namespace
+
+int64_t token_cost(int num_rows) { return kReadCost + num_rows; }
+
+int64_t target_item_cost(int64_t total_cost, int num_kv_heads, const PlanDevice& device) {
+  if (device.num_processors <= 1) return std::max<int64_t>(total_cost, 1);
+  const int64_t num_tasks = kTasksPerProcessor * device.num_processors;
+  return std::max<int64_t>(total_cost * num_kv_heads / num_tasks, 1);
+}
+
+int num_chunks(int64_t cost, int64_t target_cost, int64_t num_tokens, int min_chunk_len) {
+  const int64_t wanted = (cost + target_cost / 2) / target_cost;
+  const int64_t allowed = num_tokens / min_chunk_len;
+  return static_cast<int>(std::max<int64_t>(std::min(wanted, allowed), 1));
+}
+
+void choose_tiles(std::span<const int32_t> reread, int max_tile_len, PlanScratch& scratch,
+                  std::vector<int32_t>& tile_begin) {
+  tile_begin.clear();
+  const int32_t num_queries = static_cast<int32_t>(reread.size());
+  if (num_queries == 0) return;
+
+  // cost[q]: the least re-read when queries [0, q) are tiled and a tile begins at q; from[q]: where the tile before q
+  // begins. `candidates` holds the possible begins, their costs ascending, as a queue with head `first`.
+  std::vector<int64_t>& cost = scratch.tile_cost;
+  std::vector<int32_t>& from = scratch.tile_from;
+  std::vector<int32_t>& candidates = scratch.candidates;
+  cost.assign(num_queries + 1, 0);
+  from.assign(num_queries + 1, 0);
+  candidates.clear();
+  size_t first = 0;
+  for (int32_t q = 1; q <= num_queries; ++q) {
+    const int32_t added = q - 1;
+    while (candidates.size() > first && cost[candidates.back()] > cost[added]) candidates.pop_back();
+    candidates.push_back(added);
+    while (candidates[first] < q - max_tile_len) ++first;
+    from[q] = candidates[first];
+    cost[q] = cost[from[q]] + (q < num_queries ? reread[q] : 0);
+  }
+  for (int32_t q = num_queries; q > 0; q = from[q]) tile_begin.push_back(from[q]);
+  std::reverse(tile_begin.begin(), tile_begin.end());
+}
+
+}  // namespace deftree::attention
