@@ -15,7 +15,7 @@ namespace {
 using Tokens = std::vector<int32_t>;
 
 // float32 sums in another order: what chunking, policies and neighbours may change.
-constexpr double kOrderTolerance = 2e-5;
+constexpr double kOrderTolerance = 5e-6;
 
 Tokens slice(const Tokens& tokens, size_t begin, size_t end) { return {tokens.begin() + begin, tokens.begin() + end}; }
 
@@ -53,7 +53,7 @@ TEST(llama_logits_match_transformers) {
     const LlamaFixture fixture = LlamaFixture::read(name);
     REQUIRE(fixture.logits.size() == 3);
     const ModelFile file = ModelFile::write(fixture.config, DType::kF32);
-    CHECK_NEAR(fixture_error(fixture, file.spec, KvType::kF32), 0, 1e-4);
+    CHECK_NEAR(fixture_error(fixture, file.spec, KvType::kF32), 0, 2e-5);
   }
 }
 
@@ -69,12 +69,12 @@ TEST(llama_logits_depend_on_rope_scaling) {
 
 // Against float32: a float16 KV value is off by up to 2^-11 of itself, bf16 weights are those of the formula exactly (but
 // a kernel may round activations to bf16, 2^-9), int8 codes are off by 1/254 of the largest weight among 32. Two layers
-// and a softmax over scores of several units multiply these by less than 8.
+// and a softmax over scores of several units average the first out, and multiply the others by less than 8.
 TEST(llama_narrow_formats_stay_within_their_rounding) {
   for (const std::string& name : kFixtures) {
     const LlamaFixture fixture = LlamaFixture::read(name);
     ModelFile f32 = ModelFile::write(fixture.config, DType::kF32), bf16 = ModelFile::write(fixture.config, DType::kBf16);
-    CHECK_NEAR(fixture_error(fixture, f32.spec, KvType::kF16), 0, 8.0 / 2048);
+    CHECK_NEAR(fixture_error(fixture, f32.spec, KvType::kF16), 0, 2.0 / 2048);
     CHECK_NEAR(fixture_error(fixture, bf16.spec, KvType::kF32), 0, 8.0 / 512);
     f32.spec.weights = "int8";
     CHECK_NEAR(fixture_error(fixture, f32.spec, KvType::kF32), 0, 8.0 / 127);
