@@ -150,7 +150,8 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
   constexpr int kBlockBytes = kNibbles ? 256 : 512;
   const size_t num_blocks = static_cast<size_t>(m.num_blocks);
   const size_t groups = num_blocks * kGroups;
-  const auto* w = reinterpret_cast<const uint8_t*>(m.weights) + panel * num_blocks * kBlockBytes;
+  const size_t panel_bytes = num_blocks * kBlockBytes;
+  const auto* w = reinterpret_cast<const uint8_t*>(m.weights) + panel * panel_bytes;
   const uint16_t* scales = m.scales + panel * groups * kPanel;
   const uint16_t* mins = kHasMin ? m.mins + panel * groups * kPanel : nullptr;
   const int8_t* codes = a.codes + row * num_blocks * kBlock;
@@ -162,6 +163,10 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
   __m512 total[R];
   for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
   for (size_t b = 0; b < num_blocks; ++b, w += kBlockBytes) {
+    // The next panel streams in while this one is multiplied.
+    DEFTREE_UNROLL for (int j = 0; j < kBlockBytes; j += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(w + panel_bytes + j), _MM_HINT_T0);
+    }
     __m512i block[8];
     if constexpr (kNibbles) {
       DEFTREE_UNROLL for (int j = 0; j < 4; ++j) {
@@ -176,29 +181,20 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
       const size_t group = b * kGroups + g;
       const __m512 scale = load_f16(scales + group * kPanel);
       const __m512 min = kHasMin ? load_f16(mins + group * kPanel) : _mm512_setzero_ps();
-      // Four rows at a time keep four chains of vpdpbusd in flight.
-      DEFTREE_UNROLL for (int r0 = 0; r0 < R; r0 += 4) {
-        constexpr int kChains = 4;
-        __m512i dot[kChains];
-        DEFTREE_UNROLL for (int c = 0; c < kChains; ++c) {
-          if (r0 + c < R) dot[c] = kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(starts[(r0 + c) * groups + group]);
+      __m512i dot[R];
+      DEFTREE_UNROLL for (int r = 0; r < R; ++r) {
+        dot[r] = kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(starts[r * groups + group]);
+      }
+      // Rows innermost: R chains of vpdpbusd in flight hide its latency.
+      DEFTREE_UNROLL for (int j = g * kGroupLen / 4; j < (g + 1) * kGroupLen / 4; ++j) {
+        DEFTREE_UNROLL for (int r = 0; r < R; ++r) {
+          dot[r] = _mm512_dpbusd_epi32(dot[r], block[j], broadcast4(codes + (r * num_blocks + b) * kBlock + 4 * j));
         }
-        DEFTREE_UNROLL for (int j = g * kGroupLen / 4; j < (g + 1) * kGroupLen / 4; ++j) {
-          DEFTREE_UNROLL for (int c = 0; c < kChains; ++c) {
-            if (r0 + c < R) {
-              dot[c] = _mm512_dpbusd_epi32(dot[c], block[j],
-                                           broadcast4(codes + ((r0 + c) * num_blocks + b) * kBlock + 4 * j));
-            }
-          }
-        }
-        DEFTREE_UNROLL for (int c = 0; c < kChains; ++c) {
-          if (r0 + c < R) {
-            const int r = r0 + c;
-            const __m512 both_scales = _mm512_mul_ps(scale, _mm512_set1_ps(x_scales[r * num_blocks + b]));
-            total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[c]), both_scales, total[r]);
-            if (kHasMin) total[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(sums[r * groups + group]), total[r]);
-          }
-        }
+      }
+      DEFTREE_UNROLL for (int r = 0; r < R; ++r) {
+        const __m512 both_scales = _mm512_mul_ps(scale, _mm512_set1_ps(x_scales[r * num_blocks + b]));
+        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), both_scales, total[r]);
+        if (kHasMin) total[r] = _mm512_fmadd_ps(min, _mm512_set1_ps(sums[r * groups + group]), total[r]);
       }
     }
   }
