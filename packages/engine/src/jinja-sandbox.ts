@@ -74,8 +74,10 @@ export class JinjaSandbox {
         { figures: { timeoutMs: this.#timeoutMs, maxHeapMb } },
       );
     }
-    if ("problem" in reply)
-      throw new DeftreeError("E_BAD_ARGUMENT", `The model's chat template fails: ${reply.problem}`);
+    if ("problem" in reply) {
+      const code = reply.broken ? "E_BAD_MODEL" : "E_BAD_ARGUMENT";
+      throw new DeftreeError(code, `The model's chat template fails: ${reply.problem}`);
+    }
     return reply.text;
   }
 
