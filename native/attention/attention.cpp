@@ -84,8 +84,8 @@ PlanDevice cpu_plan_device(int num_threads) {
 const KernelSet& choose_kernels(CpuLevel level, const AttentionShape& shape) {
 #if defined(__x86_64__)
   const bool tiled = shape.page_size == 16 && shape.head_dim % 64 == 0;
-  (void)tiled; (void)level;
-
+  if (tiled && level >= CpuLevel::kAvx512) return kAvx512Kernels;
+  if (tiled && level >= CpuLevel::kAvx2) return kAvx2Kernels;
 #else
   (void)level;
   (void)shape;
