@@ -1,0 +1,112 @@
+/** A search's model over the engine's branches: forks share their KV, siblings decode in one step. */
+import type { BranchEngine, DecodeResult, EngineBranch } from "@deftree/engine";
+import type {
+  DecodedThought,
+  KvUsage,
+  PromptMessage,
+  ThoughtBranch,
+  ThoughtDecodeOptions,
+  ThoughtModel,
+  TokenUsage,
+} from "@deftree/search";
+
+export class EngineThoughtModel implements ThoughtModel {
+  readonly name: string;
+
+  constructor(private readonly engine: BranchEngine) {
+    this.name = engine.info.modelName;
+  }
+
+  async open(prompt: readonly PromptMessage[], options: { signal?: AbortSignal } = {}): Promise<ThoughtBranch> {
+    const branch = this.engine.branch();
+    try {
+      const tokens = this.engine.encodeChat(prompt, { addGenerationPrompt: true });
+      const { reusedTokens } = await branch.extend(tokens, options);
+      return new EngineThoughtBranch(this.engine, branch, tokens.length - reusedTokens, true);
+    } catch (error) {
+      branch.prune();
+      throw error;
+    }
+  }
+
+  usage(): KvUsage {
+    const { kvBytesRead, kvBytesUnshared } = this.engine.stats();
+    return { kvBytesRead, kvBytesUnshared };
+  }
+}
+
+class EngineThoughtBranch implements ThoughtBranch {
+  readonly usage: TokenUsage;
+
+  constructor(
+    private readonly engine: BranchEngine,
+    private readonly branch: EngineBranch,
+    prefilledTokens: number,
+    /** A prompt stays in the cache for the next search on it; thoughts do not. */
+    private readonly keepCached: boolean,
+  ) {
+    this.usage = { generatedTokens: 0, promptTokens: 0, prefilledTokens };
+  }
+
+  fork(n: number): ThoughtBranch[] {
+    return this.branch.fork(n).map((child) => new EngineThoughtBranch(this.engine, child, 0, false));
+  }
+
+  async extend(text: string, signal?: AbortSignal): Promise<void> {
+    const before = this.branch.length;
+    const { length, reusedTokens } = await this.branch.extend(text, { signal });
+    this.usage.prefilledTokens += length - before - reusedTokens;
+  }
+
+  async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
+    const { onText, signal, ...rest } = options;
+    const cut = new AbortController();
+    this.usage.promptTokens += this.branch.length;
+    const stream = this.branch.decode({
+      ...rest,
+      signal: signal === undefined ? cut.signal : AbortSignal.any([signal, cut.signal]),
+    });
+    let text = "";
+    let tokens = 0;
+    try {
+      for await (const token of stream) {
+        tokens++;
+        text += token.text;
+        if (token.text !== "" && onText?.(token.text, tokens) === false) {
+          cut.abort();
+          break;
+        }
+      }
+    } catch (error) {
+      cut.abort();
+      await stream.result.catch(() => {});
+      throw error;
+    }
+    const result = await stream.result;
+    this.usage.generatedTokens += result.tokens.length;
+    if (cut.signal.aborted) return { text, tokens, finishReason: "cut", ended: false };
+    return {
+      text: result.text,
+      tokens: result.tokens.length,
+      finishReason: result.finishReason === "pruned" ? "aborted" : result.finishReason,
+      stopString: this.#stopText(result),
+      ended: result.finishReason === "stop" && result.stopString === undefined,
+    };
+  }
+
+  async score(continuations: string[], signal?: AbortSignal): Promise<number[]> {
+    const scores = await Promise.all(continuations.map((text) => this.branch.score(text, { signal })));
+    return scores.map(({ total }) => total);
+  }
+
+  release(): void {
+    this.branch.prune({ keepCached: this.keepCached });
+  }
+
+  /** The stop string, and what else the token that completed it carries: the branch holds all of it. */
+  #stopText({ stopString, tokens, text }: DecodeResult): string | undefined {
+    if (stopString === undefined) return undefined;
+    const whole = this.engine.tokenizer.decode(tokens);
+    return whole.startsWith(text) ? whole.slice(text.length) : stopString;
+  }
+}

@@ -1,0 +1,12 @@
+import { DeftreeError } from "@deftree/engine";
+import { ContextOverflowError, stampRetryable } from "@langchain/core/errors";
+
+/** Codes after which the same call may succeed, once other branches are gone. */
+const retryableCodes = new Set(["E_KV_FULL", "E_OOM"]);
+
+/** An engine error as LangChain's middleware expects it: overflow by class, the others marked for retries. */
+export function toLangChainError(error: unknown): unknown {
+  if (!DeftreeError.isInstance(error)) return error;
+  if (error.code === "E_CONTEXT_FULL") return ContextOverflowError.fromError(error);
+  return stampRetryable(error, retryableCodes.has(error.code));
+}

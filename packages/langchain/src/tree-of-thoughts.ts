@@ -1,0 +1,135 @@
+import {
+  type Budget,
+  breadthFirst,
+  type Problem,
+  type Search,
+  type SearchEvent,
+  type SearchResult,
+  type Strategy,
+  search,
+  type ThoughtModel,
+} from "@deftree/search";
+import type { CallbackManagerForChainRun } from "@langchain/core/callbacks/manager";
+import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
+import { ensureConfig, Runnable, type RunnableBatchOptions, type RunnableConfig } from "@langchain/core/runnables";
+import type { IterableReadableStream } from "@langchain/core/utils/stream";
+import { ChatDeftree } from "./chat-deftree.js";
+import { ChatThoughtModel } from "./chat-thought-model.js";
+import { EngineThoughtModel } from "./engine-thought-model.js";
+import { traceThoughts } from "./thought-trace.js";
+
+export interface TreeOfThoughtsFields<Input, State, Answer> {
+  /** A {@link ChatDeftree}, whose engine the search then drives branch by branch; or any other chat model. */
+  model: BaseChatModel;
+  /** What to search for an input. */
+  problem: (input: Input) => Problem<State, Answer> | Promise<Problem<State, Answer>>;
+  /** By default breadth-first, growing by `continue`, 8 thoughts wide, at most 16 levels. */
+  strategy?: Strategy;
+  budget?: Budget;
+  /** Same seed, same tree. 0 by default. */
+  seed?: number;
+}
+
+/**
+ * A Tree-of-Thoughts search as a Runnable: `invoke` gives the {@link SearchResult}, `stream` the {@link SearchEvent}s as
+ * they happen. A trace shows one nested run per thought; `streamEvents` shows each event as the custom event
+ * `deftree:search`. The sampling settings of a search are its strategy's, not the chat model's.
+ *
+ * ```ts
+ * const tot = treeOfThoughts({ model: new ChatDeftree(), problem: (digits: number[]) => sortingProblem(digits) });
+ * const { answer, solved, statistics } = await tot.invoke([3, 1, 2, 1]);
+ * for await (const event of await tot.stream([3, 1, 2, 1])) console.log(event);
+ * ```
+ *
+ * An abort by `config.signal` (or `timeout`) rejects with its reason after all branches are released.
+ */
+export function treeOfThoughts<Input, State, Answer>(
+  fields: TreeOfThoughtsFields<Input, State, Answer>,
+): TreeOfThoughts<Input, State, Answer> {
+  return new TreeOfThoughts(fields);
+}
+
+/** Created by {@link treeOfThoughts}. In a chain's `stream`, its output is the stream of events. */
+export class TreeOfThoughts<Input, State, Answer> extends Runnable<
+  Input,
+  SearchResult<State, Answer> | SearchEvent<State, Answer>
+> {
+  static override lc_name(): string {
+    return "TreeOfThoughts";
+  }
+
+  lc_namespace = ["deftree", "tree_of_thoughts"];
+  override lc_serializable = false;
+
+  readonly #fields: TreeOfThoughtsFields<Input, State, Answer>;
+
+  constructor(fields: TreeOfThoughtsFields<Input, State, Answer>) {
+    super();
+    this.#fields = fields;
+  }
+
+  override async invoke(input: Input, options?: Partial<RunnableConfig>): Promise<SearchResult<State, Answer>> {
+    return this.#run(input, options, () => {});
+  }
+
+  declare stream: (
+    input: Input,
+    options?: Partial<RunnableConfig>,
+  ) => Promise<IterableReadableStream<SearchEvent<State, Answer>>>;
+
+  declare batch: (
+    inputs: Input[],
+    options?: Partial<RunnableConfig> | Partial<RunnableConfig>[],
+    batchOptions?: RunnableBatchOptions,
+  ) => Promise<SearchResult<State, Answer>[]>;
+
+  override async *_streamIterator(
+    input: Input,
+    options?: Partial<RunnableConfig>,
+  ): AsyncGenerator<SearchEvent<State, Answer>> {
+    // Wrapped, since a promise of a search would wait for its result.
+    let onSearch!: (running: Search<State, Answer>) => void;
+    const started = new Promise<{ running: Search<State, Answer> }>((resolve) => {
+      onSearch = (running) => resolve({ running });
+    });
+    const finished = this.#run(input, options, onSearch);
+    finished.catch(() => {});
+    const { running } = await Promise.race([started, finished.then(() => started)]);
+    try {
+      yield* running;
+      await finished;
+    } finally {
+      await finished.catch(() => {});
+    }
+  }
+
+  /** Runs one search inside a traced run; `onSearch` gets it before it starts. */
+  #run(
+    input: Input,
+    options: Partial<RunnableConfig> | undefined,
+    onSearch: (running: Search<State, Answer>) => void,
+  ): Promise<SearchResult<State, Answer>> {
+    // The signal goes to the search alone: `_callWithConfig` would reject before the branches are released.
+    const { signal, ...config } = ensureConfig(options);
+    const run = async (
+      _: Input,
+      __?: Partial<RunnableConfig>,
+      runManager?: CallbackManagerForChainRun,
+    ): Promise<SearchResult<State, Answer>> => {
+      signal?.throwIfAborted();
+      const { strategy = breadthFirst({ grow: "continue", width: 8, depth: 16 }), budget, seed } = this.#fields;
+      const [problem, model] = await Promise.all([this.#fields.problem(input), thoughtModel(this.#fields.model)]);
+      const running = search(problem, strategy, model, { budget, seed, signal });
+      onSearch(running);
+      await traceThoughts(running, runManager);
+      const result = await running;
+      signal?.throwIfAborted();
+      return result;
+    };
+    return this._callWithConfig(run, input, config) as Promise<SearchResult<State, Answer>>;
+  }
+}
+
+async function thoughtModel(chat: BaseChatModel): Promise<ThoughtModel> {
+  return chat instanceof ChatDeftree ? new EngineThoughtModel(await chat.engine()) : new ChatThoughtModel(chat);
+}
