@@ -1,0 +1,129 @@
+// What goes into the engine and what comes out: plain data. packages/engine/src/native-addon.ts documents the same
+// commands for JavaScript; the binding translates one into the other.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "attention/plan.h"
+#include "common/error.h"
+#include "engine/sampler.h"
+
+namespace deftree {
+
+// Ids are the caller's and are never used twice.
+using RequestId = uint32_t;
+using BranchKey = uint32_t;
+
+struct CreateCommand {
+  BranchKey branch;
+};
+struct ExtendCommand {
+  RequestId request;
+  BranchKey branch;
+  std::vector<int32_t> tokens;
+};
+struct ForkCommand {
+  RequestId request;
+  BranchKey branch;
+  std::vector<BranchKey> children;
+  uint32_t first_ordinal;
+};
+struct DecodeCommand {
+  RequestId request;
+  BranchKey branch;
+  int32_t max_tokens;
+  std::vector<int32_t> stop_tokens;
+  std::vector<std::string> stop_strings;  // bytes
+  SamplingParams sampling;
+};
+struct ScoreCommand {
+  RequestId request;
+  BranchKey branch;
+  std::vector<int32_t> tokens;
+};
+struct LogitsCommand {
+  RequestId request;
+  BranchKey branch;
+};
+struct TruncateCommand {
+  RequestId request;
+  BranchKey branch;
+  int32_t len;
+};
+struct PruneCommand {
+  BranchKey branch;
+  bool keep_cached;
+};
+struct CancelCommand {
+  RequestId request;
+};
+struct SetAttentionCommand {
+  attention::Policy policy;
+};
+// Checks the invariants between two steps; answered by a CheckResult.
+struct CheckCommand {
+  uint32_t ticket;
+};
+
+// The commands that wait in a branch's queue and are answered by one FinishedRequest.
+using BranchCommand = std::variant<ExtendCommand, ForkCommand, DecodeCommand, ScoreCommand, LogitsCommand, TruncateCommand>;
+
+using Command = std::variant<CreateCommand, ExtendCommand, ForkCommand, DecodeCommand, ScoreCommand, LogitsCommand,
+                             TruncateCommand, PruneCommand, CancelCommand, SetAttentionCommand, CheckCommand>;
+
+// Throws kBadArgument when a command is malformed: a token outside of the vocabulary, a sampling parameter out of range.
+void validate(const Command& command, int32_t vocab_size, int32_t context_len);
+
+enum class FinishReason : uint8_t { kDone, kStop, kStopString, kLength, kContext, kPruned, kAborted, kError };
+
+struct DecodedToken {
+  RequestId request;
+  int32_t token;
+  float logprob;  // NaN unless asked for
+};
+
+struct FinishedRequest {
+  RequestId request;
+  FinishReason reason;
+  int32_t branch_len = 0;
+  int32_t reused_tokens = -1;  // extend only
+  int32_t stop_index = -1;     // kStopString: which one
+  std::vector<float> logprobs;
+  std::vector<float> logits;
+  std::optional<Error> error;  // kError
+};
+
+struct CheckResult {
+  uint32_t ticket;
+  std::optional<Error> broken;  // the first rule that does not hold
+};
+
+// Everything one step published.
+struct StepMessage {
+  int64_t step = 0;
+  std::vector<DecodedToken> tokens;
+  std::vector<std::vector<TokenLogprob>> top;  // parallel to tokens; empty when no request asked for likeliest tokens
+  std::vector<FinishedRequest> finished;
+  std::vector<CheckResult> checks;
+  std::optional<Error> fatal;  // set once: the engine is dead
+
+  bool empty() const { return tokens.empty() && finished.empty() && checks.empty() && !fatal; }
+};
+
+// Sums since load.
+struct EngineStats {
+  int64_t steps = 0, decoded_tokens = 0, prefilled_tokens = 0, reused_tokens = 0;
+  int64_t kv_bytes_read = 0, kv_bytes_unshared = 0, mask_bytes = 0, partial_bytes = 0, work_items = 0;
+  int64_t linear_ns = 0, attention_ns = 0, sampling_ns = 0, other_forward_ns = 0;
+  int64_t overhead_ns = 0;  // of a step, everything but forward and sampling
+  int64_t step_ns = 0;
+  int32_t num_pages = 0, num_free_pages = 0, num_cached_pages = 0, num_nodes = 0, num_branches = 0;
+  int64_t tokens_in_forest = 0;
+  int32_t num_paused_branches = 0;
+};
+
+}  // namespace deftree

@@ -1,0 +1,176 @@
+// The engine: one model, one forest, and the step that decodes all live branches at once.
+//
+// Engine is single-threaded and driven by step(); EngineThread (engine_thread.h) gives it a thread and a queue. Tests
+// drive it step by step with a scripted Backend.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "attention/plan.h"
+#include "cache/tree_cache.h"
+#include "engine/backend.h"
+#include "engine/command.h"
+#include "engine/engine_branch.h"
+
+namespace deftree {
+
+struct EngineOptions {
+  int32_t num_pages = 0, page_size = 16;
+  int32_t num_layers = 1;
+  int32_t vocab_size = 0, context_len = 0;
+  int32_t max_step_tokens = 256;
+  attention::Policy policy = attention::Policy::kDeftFlatten;
+  // Bytes of token i: token_bytes[token_offsets[i] .. token_offsets[i + 1]). Empty: stop strings never match.
+  std::string token_bytes;
+  std::vector<uint32_t> token_offsets;
+  // Check the cache's and the engine's invariants after each step: debug builds and tests.
+#ifdef NDEBUG
+  bool check_each_step = false;
+#else
+  bool check_each_step = true;
+#endif
+};
+
+// What a step left to do.
+enum class StepOutcome : uint8_t {
+  kIdle,      // nothing until a command comes
+  kMore,      // step again at once
+  kStarved,   // a request failed for want of pages; others want some too, a command may free them
+  kStopped,   // `cancel` turned true in a forward pass
+};
+
+class Engine {
+ public:
+  // `cancel` ends a forward pass early; it turns true only when the engine is about to be destroyed.
+  Engine(EngineOptions options, std::unique_ptr<Backend> backend, const std::atomic<bool>& cancel);
+  ~Engine();
+
+  // One step over all branches with work: consumes the commands in order and adds what they and the step answered to
+  // `message`. Throws nothing: what goes wrong is in the message.
+  StepOutcome step(std::span<Command> commands, StepMessage& message);
+
+  // Fails every open request and those of `late` with `error`. The last call before destruction.
+  void shut_down(std::span<Command> late, const Error& error, StepMessage& message);
+
+  EngineStats stats() const;
+  const Backend& backend() const { return *backend_; }
+  // The cache's rules and the engine's own: a branch per cache branch, no fresh tokens between steps, content hashes
+  // and lengths that agree with the cache. Throws kInternal.
+  void check_invariants() const;
+
+ private:
+  // A branch's rows in this step.
+  struct RowWork {
+    EngineBranch* branch;  // whose path is run
+    EngineBranch* owner;   // whose front request wants it: `branch`, or for a score the branch that is scored
+    int32_t num_fresh;     // 0: a tip query
+    int32_t num_rows() const { return num_fresh > 0 ? num_fresh : 1; }
+    bool is_continuation() const { return branch != owner; }
+  };
+  // A branch that wants rows.
+  struct Candidate {
+    EngineBranch* branch;
+    EngineBranch* owner;
+    int32_t num_fresh;
+  };
+  // A branch whose next tokens another one is just writing: it waits, and then shares them.
+  struct Follower {
+    EngineBranch* branch;
+    EngineBranch* leader;
+    int32_t num_shared;  // leading pending tokens that the leader writes in this step
+  };
+  enum Stage { kTake, kSchedule, kSnapshot, kPlan, kForward, kCommit, kSample, kPublish, kNumStages };
+
+  // The stages of step(), in their order; schedule in engine_schedule.cpp, the others in engine.cpp.
+  void take(std::span<Command> commands);
+  void schedule();
+  void snapshot();
+  void plan();
+  void forward();
+  void commit();
+  void score();
+  void sample();
+  StepOutcome publish();
+
+  void reuse_what_siblings_wrote();
+  void gather_candidates();
+  bool follows(EngineBranch& branch);
+  void grant_pages();
+  void add_work(const Candidate& candidate);
+  void fail_starved_request();
+  void answer_logits();
+  void draw_tokens();
+  void accept_token(EngineBranch& branch, const SampledToken& sampled);
+  void handle_failure(const Error& error);
+  void die(const Error& error);
+  void fail_open_requests(const Error& error);
+  void enter(Stage stage);
+
+  // engine_requests.cpp: what a command does, and the life of branches and requests.
+  void apply(Command& command);
+  void enqueue(BranchKey key, RequestId id, BranchCommand command);
+  void start_ready();
+  void start(EngineBranch& branch, Request& request);
+  void start_extend(EngineBranch& branch, const ExtendCommand& command);
+  void run_fork(EngineBranch& branch, const ForkCommand& command);
+  void start_decode(EngineBranch& branch, Request& request, const DecodeCommand& command);
+  void start_score(EngineBranch& branch, Request& request, const ScoreCommand& command);
+  void run_truncate(EngineBranch& branch, const TruncateCommand& command);
+  FinishedRequest& finish(EngineBranch& branch, FinishReason reason);
+  void fail_front(EngineBranch& branch, const Error& error);
+  FinishedRequest& answer(RequestId id, FinishReason reason, int32_t branch_len);
+  void cancel_request(RequestId id);
+  void prune(BranchKey key, bool keep_cached);
+  void shorten(EngineBranch& branch, int32_t len);
+  void attach(EngineBranch& branch);
+  void mark_written(EngineBranch& branch, int32_t num_tokens, bool reused);
+  EngineBranch* find(BranchKey key);
+  EngineBranch& add_branch(BranchKey key);
+
+  EngineOptions options_;
+  std::unique_ptr<Backend> backend_;
+  const std::atomic<bool>& cancel_;
+  TreeCache cache_;
+  attention::Policy policy_;
+
+  std::unordered_map<BranchKey, std::unique_ptr<EngineBranch>> branches_;
+  std::vector<EngineBranch*> active_;  // with a started request, in order of start
+  std::vector<EngineBranch*> ready_;   // whose front request may be started
+  uint64_t next_age_ = 0;
+  std::unique_ptr<Error> fatal_;
+
+  // Of the current step; members so that a step allocates nothing.
+  int64_t step_ = 0;
+  std::vector<Candidate> decoding_, prefilling_;
+  std::vector<int32_t> prefill_wanted_, prefill_given_;
+  std::vector<EngineBranch*> leaders_;
+  std::vector<Follower> followers_;
+  std::vector<EngineBranch*> paused_;
+  std::vector<RowWork> works_;
+  size_t next_decoding_ = 0;  // where the decode rows of the next step begin when not all fit
+  std::vector<StepBranch> step_branches_;
+  StepSnapshot snapshot_;
+  StepBatch batch_;
+  std::vector<int32_t> logit_index_;  // [num_queries] place in batch_.logit_rows, -1 for none
+  attention::Plan plan_;
+  std::vector<EngineBranch*> sampled_;
+  std::vector<SampleRequest> sample_requests_;
+  std::vector<SampledToken> sample_results_;
+  std::vector<int32_t> score_rows_, score_tokens_;
+  std::vector<float> score_results_;
+  StepMessage* message_ = nullptr;
+
+  EngineStats stats_;
+  Stage stage_ = kTake;
+  int64_t stage_start_ns_ = 0;
+  std::array<int64_t, kNumStages> stage_ns_{};
+};
+
+}  // namespace deftree
