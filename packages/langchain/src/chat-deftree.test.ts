@@ -147,7 +147,7 @@ describe("abort", () => {
   it("throws ModelAbortError with what was written so far", async () => {
     const engine = slow();
     const controller = new AbortController();
-    const call = new ChatDeftree({ engine })._generate([new HumanMessage("count")], { signal: controller.signal });
+    const call = new ChatDeftree({ engine }).invoke("count", { signal: controller.signal });
     while (engine.decodedTokens < 3) await new Promise(setImmediate);
     controller.abort();
     const error = await call.catch((error) => error);

@@ -2,7 +2,7 @@
 import type { SearchEvent, ThoughtId } from "@deftree/search";
 import type { CallbackManagerForChainRun } from "@langchain/core/callbacks/manager";
 
-export const searchEventName = "deftree:search";
+const searchEventName = "deftree:search";
 
 const serialized = { lc: 1, type: "not_implemented" as const, id: ["deftree", "thought"] };
 

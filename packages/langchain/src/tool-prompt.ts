@@ -5,13 +5,7 @@
 import type { ToolDefinition } from "@langchain/core/language_models/base";
 import type { ToolCall } from "@langchain/core/messages";
 
-/** `auto`, `any` (or `required`), `none`, or a tool's name. */
-export type ToolChoiceName = string;
-
-export function renderToolPrompt(
-  tools: readonly ToolDefinition[],
-  choice: ToolChoiceName = "auto",
-): string | undefined {
+export function renderToolPrompt(tools: readonly ToolDefinition[], choice: string = "auto"): string | undefined {
   if (tools.length === 0 || choice === "none") return undefined;
   const schemas = tools.map((tool) => JSON.stringify(tool.function)).join("\n");
   return [
@@ -22,7 +16,7 @@ export function renderToolPrompt(
   ].join("\n");
 }
 
-function requestOf(choice: ToolChoiceName): string {
+function requestOf(choice: string): string {
   if (choice === "auto") return "Answer in plain text when no function is needed.";
   if (choice === "any" || choice === "required") return "Call one of the functions.";
   return `Call the function "${choice}".`;

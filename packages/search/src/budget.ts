@@ -18,7 +18,7 @@ export interface Grant {
   maxTokens: number;
 }
 
-export interface ReachedBudget {
+interface ReachedBudget {
   budget: BudgetName;
   limit: number;
   used: number;

@@ -24,7 +24,7 @@ export interface LiveThought<State> {
   score: number;
 }
 
-export interface RunOptions {
+interface RunOptions {
   budget: Budget;
   seed: number;
   /** Aborted by the caller's signal, by the time budget, by a consumer that leaves, and by {@link SearchRun.fail}. */

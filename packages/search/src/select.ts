@@ -2,7 +2,7 @@
 import type { PruneReason } from "./events.js";
 import type { LiveThought } from "./run.js";
 
-export interface Selection<State> {
+interface Selection<State> {
   kept: LiveThought<State>[];
   dropped: { thought: LiveThought<State>; reason: PruneReason }[];
 }
