@@ -127,7 +127,7 @@ class CpuBackend final : public Backend {
   attention::AttentionShape attention_shape() const override { return ops_.attention_shape(); }
 
   attention::PlanDevice plan_device() const override {
-    return {.num_processors = pool_.num_threads(), .min_chunk_len = 128, .max_group_rows = 64};
+    return attention::cpu_plan_device(pool_.num_threads());
   }
 
   void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) override {
