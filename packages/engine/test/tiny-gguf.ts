@@ -18,7 +18,8 @@ const ggufNames: [hf: RegExp, gguf: string][] = [
 /** The parts of a valid file, F32; a test may change them before it writes. */
 export function tinyGguf(): GgufToWrite {
   const tokenizer = tinyTokenizer() as { model: { vocab: Record<string, number>; merges: string[] } };
-  const tokens = Object.keys(tokenizer.model.vocab);
+  const byId = Object.entries(tokenizer.model.vocab).sort(([, a], [, b]) => a - b);
+  const tokens = byId.map(([token]) => token);
   while (tokens.length < tinyConfig.vocabSize) tokens.push(`[unused${tokens.length}]`);
   let offset = 0;
   const tensors = [...expectedTensors(tinyConfig)].map(([name, shape]) => {
