@@ -76,7 +76,9 @@ class TreeCache {
   // `max_len` caps it. Splits a node where the match ends inside it.
   int32_t attach_prefix(BranchId branch, std::span<const int32_t> tokens, int32_t max_len);
 
-  // Gives slots to tokens at the end of the branch. Throws kKvFull when pages lack even after evicting.
+  // Gives slots to tokens at the end of the branch: the rest of its last page while no slot there is in use after the
+  // branch's end (so of several forks the first writer gets it), then new pages. Throws kKvFull {wanted_pages,
+  // free_pages} when pages lack even after evicting; free_pages counts those that could be evicted.
   void append(BranchId branch, std::span<const int32_t> tokens);
   // The same for a draft tree: parents[j] is the index of token j's parent among `tokens` (< j), -1 = the tip.
   // A branch holds either chain or draft fresh tokens, never both.
@@ -98,7 +100,7 @@ class TreeCache {
   // free already. The branch must have no fresh tokens.
   std::vector<SlotCopy> make_private(BranchId branch);
 
-  int32_t length(BranchId branch) const;              // tokens, fresh ones included
+  int32_t length(BranchId branch) const;              // tokens, fresh ones included (of a draft: all its tokens)
   int32_t num_fresh(BranchId branch) const;
   std::vector<int32_t> tokens(BranchId branch) const; // chain only: a branch with a draft lists its trunk
   int32_t token_at(BranchId branch, int32_t position) const;

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <climits>
 
 #include "cache/tree_cache_impl.h"
 #include "common/error.h"
@@ -131,6 +130,8 @@ void TreeCache::Impl::drop_tip(NodeId id) {
   }
 }
 
+// The parent cannot turn into an evictable leaf here: an unread node with children has two or more, and when the last
+// but one goes, tidy() joins it with the other.
 NodeId TreeCache::Impl::remove_leaf(NodeId id) {
   Node& leaf = nodes[id];
   const NodeId parent_id = leaf.parent;
@@ -139,7 +140,6 @@ NodeId TreeCache::Impl::remove_leaf(NodeId id) {
   for (const PageSpan& span : leaf.spans) release(span, false);
   parent.children.erase(parent.children.begin() + (&child_entry(parent, id) - parent.children.data()));
   free_node(id);
-  if (!parent.live() && parent.children.empty()) evictable.insert({parent.last_used, parent_id});
   return parent_id;
 }
 

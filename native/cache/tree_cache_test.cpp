@@ -298,6 +298,19 @@ TEST(tree_cache_draft_keeps_the_accepted_path_where_it_is) {
   CHECK_EQ(cache.stats().num_tokens, int64_t{6});
 }
 
+TEST(tree_cache_append_spares_a_slot_far_behind_in_its_page) {
+  TreeCache cache({.num_pages = 4, .page_size = 128});
+  const BranchId branch = grown(cache, range(0, 3));
+  Tokens parents(100, -1);
+  parents[99] = 0;
+  cache.append_draft(branch, range(10, 100), parents);
+  cache.accept_draft(branch, Tokens{0, 99});  // kept slots: 3 and 102
+  cache.truncate(branch, 4);
+  CHECK_EQ(cache.pages_wanted(branch, 1), 1);
+  grow(cache, branch, range(200, 110));
+  CHECK_EQ(pages_in_use(cache), 2);
+}
+
 TEST(tree_cache_draft_of_which_nothing_is_accepted_leaves_no_trace) {
   TreeCache cache({.num_pages = 10, .page_size = 4});
   const BranchId branch = grown(cache, range(0, 3));
