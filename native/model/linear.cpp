@@ -84,25 +84,28 @@ struct LinearWorkspace::Impl {
 LinearWorkspace::LinearWorkspace() : impl_(std::make_unique<Impl>()) {}
 LinearWorkspace::~LinearWorkspace() = default;
 
-const LinearKernels& linear_kernels() {
-  static const LinearKernels* const best = [] {
-#if defined(__x86_64__)
-    if (cpu_level() >= CpuLevel::kAvx512) return &kLinearAvx512;
-#endif
-    return &kLinearScalar;
-  }();
-  return *best;
-}
-
 std::span<const LinearKernels* const> available_linear_kernels() {
   static const std::vector<const LinearKernels*> all = [] {
     std::vector<const LinearKernels*> sets{&kLinearScalar};
 #if defined(__x86_64__)
-    if (best_cpu_level(cpu_features()) >= CpuLevel::kAvx512) sets.push_back(&kLinearAvx512);
+    const CpuLevel level = best_cpu_level(cpu_features());
+    if (level >= CpuLevel::kAvx2) sets.push_back(&kLinearAvx2);
+    if (level >= CpuLevel::kAvx512) sets.push_back(&kLinearAvx512);
 #endif
     return sets;
   }();
   return all;
+}
+
+const LinearKernels& linear_kernels() {
+  static const LinearKernels& best = [&]() -> const LinearKernels& {
+#if defined(__x86_64__)
+    if (cpu_level() >= CpuLevel::kAvx512) return kLinearAvx512;
+    if (cpu_level() >= CpuLevel::kAvx2) return kLinearAvx2;
+#endif
+    return kLinearScalar;
+  }();
+  return best;
 }
 
 void linear_with(const LinearKernels& kernels, const LinearWeight& weight, const float* x, int ldx, float* y, int ldy,
@@ -115,7 +118,7 @@ void linear_with(const LinearKernels& kernels, const LinearWeight& weight, const
     activations = workspace.impl().quantized(matrix, num_rows);
     activations.x = x;
     activations.ldx = ldx;
-    const int start_factor = (matrix.wide_codes ? kernels.signed_offset : 0) - matrix.zero;
+    const int start_factor = (matrix.wide_codes() ? kernels.signed_offset : 0) - matrix.zero;
     const auto quantize = [&](int row, int) { kernels.quantize_row(matrix, activations, row, start_factor); };
     if (int64_t{num_rows} * matrix.in_features <= kSerialQuantizeValues) {
       for (int row = 0; row < num_rows; ++row) quantize(row, 0);

@@ -1,6 +1,7 @@
 // Kernels with AVX-512 F/BW/VL/DQ/VNNI. vpdpbusd adds four u8 x s8 products to an int32 lane without saturation, so the
 // integer part is exact; each block then joins the float sum with one product of scales and one fused multiply-add.
 #include "model/linear_kernels.h"
+#include "model/linear_tiles.h"
 
 #if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
@@ -15,8 +16,6 @@
 
 namespace deftree {
 namespace {
-
-#define DEFTREE_UNROLL _Pragma("GCC unroll 8")
 
 __mmask16 lane_mask(const PackedMatrix& m, int panel) { return static_cast<__mmask16>((1u << m.lanes(panel)) - 1u); }
 
@@ -205,25 +204,10 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
   }
 }
 
-// Calls body.template operator()<R>(row) for tiles of up to 8 rows.
-template <class Body>
-void for_row_tiles(int row, int row_end, Body body) {
-  for (; row + kMaxTileRows <= row_end; row += kMaxTileRows) body.template operator()<kMaxTileRows>(row);
-  switch (row_end - row) {
-    case 1: return body.template operator()<1>(row);
-    case 2: return body.template operator()<2>(row);
-    case 3: return body.template operator()<3>(row);
-    case 4: return body.template operator()<4>(row);
-    case 5: return body.template operator()<5>(row);
-    case 6: return body.template operator()<6>(row);
-    case 7: return body.template operator()<7>(row);
-  }
-}
-
 template <bool kNibbles, bool kHasMin, int kGroupLen>
 void integer_multiply(const PackedMatrix& m, const Activations& a, const LinearTask& task, float* y, int ldy) {
   for (int panel = task.panel_begin; panel < task.panel_end; ++panel) {
-    for_row_tiles(task.row_begin, task.row_end, [&]<int R>(int row) {
+    for_row_tiles<8>(task.row_begin, task.row_end, [&]<int R>(int row) {
       integer_tile<kNibbles, kHasMin, kGroupLen, R>(m, panel, a, row, y + static_cast<size_t>(row) * ldy, ldy);
     });
   }
@@ -234,10 +218,9 @@ constexpr int panels_at_once(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 
 
 template <bool kBf16>
 void float_multiply(const PackedMatrix& m, const Activations& a, const LinearTask& task, float* y, int ldy) {
-  for_row_tiles(0, task.row_end - task.row_begin, [&]<int R>(int tile_row) {
-    const size_t row = static_cast<size_t>(task.row_begin + tile_row);
-    const float* x = a.x + row * a.ldx;
-    float* dst = y + row * ldy;
+  for_row_tiles<8>(task.row_begin, task.row_end, [&]<int R>(int row) {
+    const float* x = a.x + static_cast<size_t>(row) * a.ldx;
+    float* dst = y + static_cast<size_t>(row) * ldy;
     constexpr int P = panels_at_once(R);
     int panel = task.panel_begin;
     for (; panel + P <= task.panel_end; panel += P) {

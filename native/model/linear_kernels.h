@@ -14,7 +14,6 @@ namespace deftree {
 
 inline constexpr int kPanel = 16;
 inline constexpr int kBlock = 32;
-inline constexpr int kMaxTileRows = 8;  // rows of x that a kernel takes through one panel at once
 // A block of x without a larger magnitude counts as zero: its inverse scale would overflow.
 inline constexpr float kLeastAbsmax = 1e-30f;
 
@@ -43,8 +42,8 @@ struct PackedMatrix {
   int num_panels, num_blocks;
   int group_len;   // 32 or 16
   int zero;        // 0 with has_min
+  int max_code;
   bool has_min;
-  bool wide_codes;  // codes above 127 occur
 
   // kF32: float [P, in_features, 16]
   // kBf16: uint16_t [P, ceil(in_features / 2), 16, 2]
@@ -57,6 +56,8 @@ struct PackedMatrix {
   // f16 loses nothing of scales that were f16 (Q4_0 to Q8_0) and at most 2^-12 relative of the others.
   const float* unit;
 
+  // Codes too wide for kernels that multiply signed bytes or sum in 16 bits.
+  bool wide_codes() const { return max_code > 63; }
   int groups_per_row() const { return num_blocks * (kBlock / group_len); }
   int lanes(int panel) const { return out_features - panel * kPanel < kPanel ? out_features - panel * kPanel : kPanel; }
 };
@@ -102,6 +103,7 @@ void linear_with(const LinearKernels& kernels, const LinearWeight& weight, const
 
 extern const LinearKernels kLinearScalar;
 #if defined(__x86_64__)
+extern const LinearKernels kLinearAvx2;
 extern const LinearKernels kLinearAvx512;
 #endif
 

@@ -297,7 +297,7 @@ LinearWeight LinearWeight::pack(std::span<const SourceTensor> sources, WeightFor
   matrix.group_len = layout.group_len;
   matrix.zero = layout.zero;
   matrix.has_min = layout.has_min;
-  matrix.wide_codes = layout.max_code > 127;
+  matrix.max_code = layout.max_code;
 
   const bool integer = is_integer(format);
   const size_t outputs = static_cast<size_t>(matrix.num_panels) * kPanel;

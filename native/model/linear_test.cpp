@@ -306,24 +306,33 @@ TEST(values_that_are_not_finite_stay_in_their_row) {
 }
 
 TEST(extreme_codes_do_not_saturate) {
-  // The largest codes against the largest activations of either sign, over a whole block.
-  for (const DType type : {DType::kQ8_0, DType::kQ4_0, DType::kQ5_1}) {
-    const DTypeInfo& info = dtype_info(type);
+  // The largest codes against the largest activations of either sign, over whole blocks.
+  struct ExtremeCase {
+    DType type;
+    std::vector<int> half_offsets;  // where the block's half-precision scale and minimum lie
+  };
+  for (const ExtremeCase& c : {ExtremeCase{DType::kQ8_0, {0}}, ExtremeCase{DType::kQ4_0, {0}},
+                               ExtremeCase{DType::kQ5_1, {0, 2}}, ExtremeCase{DType::kQ6_K, {208}}}) {
+    const DTypeInfo& info = dtype_info(c.type);
+    const int cols = 256;
     for (const int fill : {0x00, 0x7f, 0x80, 0xff}) {
-      std::vector<uint8_t> bytes(static_cast<size_t>(info.block_bytes) * 4, static_cast<uint8_t>(fill));
-      for (int b = 0; b < 4; ++b) {
-        for (int i = 0; i < (type == DType::kQ5_1 ? 2 : 1); ++i) {
-          bytes[b * info.block_bytes + 2 * i] = 0x00;
-          bytes[b * info.block_bytes + 2 * i + 1] = 0x3c;  // 1.0
+      std::vector<uint8_t> bytes(static_cast<size_t>(cols / info.block_len * info.block_bytes), static_cast<uint8_t>(fill));
+      for (size_t block = 0; block < bytes.size(); block += info.block_bytes) {
+        for (const int offset : c.half_offsets) {
+          bytes[block + offset] = 0x00;
+          bytes[block + offset + 1] = 0x3c;  // 1.0
         }
       }
-      const LinearWeight weight = LinearWeight::pack({type, 1, 128, bytes}, WeightFormat::kI8, pool());
-      for (const float value : {1.0f, -1.0f}) {
-        const std::vector<float> x(128, value);
-        float wanted;
-        linear_reference(weight, x.data(), 128, &wanted, 1, 1);
-        for (const LinearKernels* kernels : available_linear_kernels()) {
-          CHECK_NEAR(run(*kernels, weight, x, 1)[0], wanted, std::abs(wanted) * 1e-6);
+      for (const std::string_view wanted : {"auto", "int8"}) {
+        const WeightFormat format = choose_weight_format(c.type, wanted);
+        const LinearWeight weight = LinearWeight::pack({c.type, 1, cols, bytes}, format, pool());
+        for (const float value : {1.0f, -1.0f}) {
+          const std::vector<float> x(cols, value);
+          float reference;
+          linear_reference(weight, x.data(), cols, &reference, 1, 1);
+          for (const LinearKernels* kernels : available_linear_kernels()) {
+            CHECK_NEAR(run(*kernels, weight, x, 1)[0], reference, std::abs(reference) * 1e-6);
+          }
         }
       }
     }
