@@ -1,5 +1,3 @@
-#include <numeric>
-
 #include "cache/tree_cache.h"
 #include "cache/tree_cache_test_util.h"
 #include "common/error.h"
@@ -8,7 +6,7 @@
 namespace deftree {
 namespace {
 
-using Tokens = std::vector<int32_t>;
+using test::Tokens;
 
 StepSnapshot take(const TreeCache& cache, const std::vector<StepBranch>& steps) {
   StepSnapshot step = cache.snapshot(steps);
@@ -21,10 +19,7 @@ StepSnapshot take(const TreeCache& cache, const std::vector<StepBranch>& steps) 
 struct Forest {
   explicit Forest(int n, int own) {
     trunk = cache.create();
-    Tokens prompt(6);
-    std::iota(prompt.begin(), prompt.end(), 0);
-    cache.append(trunk, prompt);
-    cache.commit(trunk);
+    test::grow(cache, trunk, test::range(0, 6));
     forks = cache.fork(trunk, n);
     for (const BranchId fork : forks) {
       for (int i = 0; i < own; ++i) cache.append(fork, Tokens{100 * (fork + 1) + i});

@@ -1,40 +1,16 @@
 #include "cache/tree_cache.h"
 
-#include <numeric>
-
 #include "cache/tree_cache_test_util.h"
 #include "common/error.h"
 #include "common/test.h"
 
 namespace deftree {
-namespace {
 
-using Tokens = std::vector<int32_t>;
-
-Tokens range(int32_t first, int32_t count) {
-  Tokens tokens(count);
-  std::iota(tokens.begin(), tokens.end(), first);
-  return tokens;
-}
-
-// A branch with committed tokens.
-BranchId grown(TreeCache& cache, const Tokens& tokens) {
-  const BranchId branch = cache.create();
-  cache.append(branch, tokens);
-  cache.commit(branch);
-  cache.check_invariants();
-  return branch;
-}
-
-void grow(TreeCache& cache, BranchId branch, const Tokens& tokens) {
-  cache.append(branch, tokens);
-  cache.commit(branch);
-  cache.check_invariants();
-}
-
-int32_t pages_in_use(const TreeCache& cache) { return cache.stats().num_pages - cache.stats().num_free_pages; }
-
-}  // namespace
+using test::grow;
+using test::grown;
+using test::pages_in_use;
+using test::range;
+using test::Tokens;
 
 TEST(tree_cache_refuses_bad_options) {
   CHECK_ERROR(TreeCache({.num_pages = 0, .page_size = 16}), ErrorCode::kBadArgument);
@@ -273,77 +249,6 @@ TEST(tree_cache_truncate) {
   CHECK_EQ(cache.length(branch), 0);
   cache.append_draft(branch, Tokens{1, 2}, Tokens{-1, 0});
   CHECK_ERROR(cache.truncate(branch, 1), ErrorCode::kBadArgument);
-}
-
-TEST(tree_cache_draft_keeps_the_accepted_path_where_it_is) {
-  TreeCache cache({.num_pages = 10, .page_size = 4});
-  const BranchId branch = grown(cache, range(0, 3));
-  //  -1 -> 0 -> 1
-  //          -> 2 -> 4
-  //     -> 3
-  cache.append_draft(branch, Tokens{10, 11, 12, 13, 14}, Tokens{-1, 0, 0, -1, 2});
-  CHECK_EQ(cache.length(branch), 8);
-  CHECK(cache.tokens(branch) == range(0, 3));
-  CHECK_ERROR(cache.token_at(branch, 3), ErrorCode::kBadArgument);
-  const StepBranch step = {branch, 5};
-  const StepSnapshot before = cache.snapshot({&step, 1});
-  cache.accept_draft(branch, Tokens{0, 2, 4});
-  cache.check_invariants();
-  CHECK(cache.tokens(branch) == Tokens({0, 1, 2, 10, 12, 14}));
-  CHECK_EQ(cache.num_fresh(branch), 0);
-
-  const StepBranch tip = {branch, 0};
-  const std::vector<int32_t> slots = test::visible_slots(cache.snapshot({&tip, 1}).tree, 0);
-  for (int i = 0; i < 3; ++i) CHECK_EQ(slots[3 + i], before.queries[2 * i].slot);
-  CHECK_EQ(cache.stats().num_tokens, int64_t{6});
-}
-
-TEST(tree_cache_append_spares_a_slot_far_behind_in_its_page) {
-  TreeCache cache({.num_pages = 4, .page_size = 128});
-  const BranchId branch = grown(cache, range(0, 3));
-  Tokens parents(100, -1);
-  parents[99] = 0;
-  cache.append_draft(branch, range(10, 100), parents);
-  cache.accept_draft(branch, Tokens{0, 99});  // kept slots: 3 and 102
-  cache.truncate(branch, 4);
-  CHECK_EQ(cache.pages_wanted(branch, 1), 1);
-  grow(cache, branch, range(200, 110));
-  CHECK_EQ(pages_in_use(cache), 2);
-}
-
-TEST(tree_cache_draft_of_which_nothing_is_accepted_leaves_no_trace) {
-  TreeCache cache({.num_pages = 10, .page_size = 4});
-  const BranchId branch = grown(cache, range(0, 3));
-  cache.append_draft(branch, range(10, 9), Tokens{-1, 0, 1, 2, -1, 4, 4, 4, -1});
-  cache.accept_draft(branch, {});
-  cache.check_invariants();
-  CHECK_EQ(pages_in_use(cache), 1);
-  CHECK_EQ(cache.pages_wanted(branch, 1), 0);
-}
-
-TEST(tree_cache_draft_refuses_what_is_no_tree_and_no_path) {
-  TreeCache cache({.num_pages = 10, .page_size = 4});
-  const BranchId branch = grown(cache, range(0, 3));
-  CHECK_ERROR(cache.append_draft(branch, Tokens{1, 2}, Tokens{-1}), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.append_draft(branch, Tokens{1, 2}, Tokens{-1, 1}), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.append_draft(branch, Tokens{1, 2}, Tokens{-2, 0}), ErrorCode::kBadArgument);
-  CHECK_EQ(cache.length(branch), 3);
-
-  cache.append_draft(branch, Tokens{1, 2, 3}, Tokens{-1, 0, -1});
-  CHECK_ERROR(cache.append_draft(branch, Tokens{1}, Tokens{-1}), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.append(branch, Tokens{1}), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.commit(branch), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.fork(branch, 1), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.make_private(branch), ErrorCode::kBadArgument);
-  for (const Tokens& path : {Tokens{1}, Tokens{0, 2}, Tokens{0, 3}, Tokens{-1}, Tokens{0, 1, 1}})
-    CHECK_ERROR(cache.accept_draft(branch, path), ErrorCode::kBadArgument);
-  CHECK_EQ(cache.num_fresh(branch), 3);
-  cache.rollback(branch);
-
-  cache.append(branch, Tokens{5});
-  CHECK_ERROR(cache.append_draft(branch, Tokens{1}, Tokens{-1}), ErrorCode::kBadArgument);
-  CHECK_ERROR(cache.accept_draft(branch, {}), ErrorCode::kBadArgument);
-  cache.check_invariants();
 }
 
 TEST(tree_cache_evicts_the_least_recently_used_first_and_from_the_end) {

@@ -1,9 +1,11 @@
-// A stand-in for the KV tensors, for tests: a slot's content is a hash of the token and of everything before it on its
-// path, as real KV depends on the whole prefix. A wrong slot on a path, or one that was overwritten, shows at once.
+// Helpers of this folder's tests. ShadowKv stands in for the KV tensors: a slot's content is a hash of the token and of
+// everything before it on its path, as real KV depends on the whole prefix. A wrong slot on a path, or one that was
+// overwritten, shows at once.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <set>
 #include <span>
 #include <vector>
@@ -12,6 +14,31 @@
 #include "common/test.h"
 
 namespace deftree::test {
+
+using Tokens = std::vector<int32_t>;
+
+inline Tokens range(int32_t first, int32_t count) {
+  Tokens tokens(count);
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+// A branch with committed tokens.
+inline BranchId grown(TreeCache& cache, const Tokens& tokens) {
+  const BranchId branch = cache.create();
+  cache.append(branch, tokens);
+  cache.commit(branch);
+  cache.check_invariants();
+  return branch;
+}
+
+inline void grow(TreeCache& cache, BranchId branch, const Tokens& tokens) {
+  cache.append(branch, tokens);
+  cache.commit(branch);
+  cache.check_invariants();
+}
+
+inline int32_t pages_in_use(const TreeCache& cache) { return cache.stats().num_pages - cache.stats().num_free_pages; }
 
 using Key = uint64_t;
 
