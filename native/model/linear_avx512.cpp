@@ -11,7 +11,6 @@
 #endif
 #include <immintrin.h>
 
-#include <bit>
 #include <limits>
 
 namespace deftree {
@@ -29,42 +28,84 @@ __m512i broadcast4(const int8_t* src) {
   return _mm512_set1_epi32(bytes);
 }
 
+// Sums or maxima of each 128-bit lane's four numbers, in all four places.
+template <class Combine>
+__m512i reduce_lanes(__m512i v, Combine combine) {
+  v = combine(v, _mm512_shuffle_epi32(v, _MM_PERM_BADC));
+  return combine(v, _mm512_shuffle_epi32(v, _MM_PERM_CDAB));
+}
+
+// Codes and scales of up to four blocks at once, so that each 128-bit lane reduces one block.
 void quantize_row(const PackedMatrix& m, const Activations& a, int row, int start_factor) {
   const float* x = a.x + static_cast<size_t>(row) * a.ldx;
   int8_t* codes = a.codes + static_cast<size_t>(row) * m.num_blocks * kBlock;
   float* scales = a.scales + static_cast<size_t>(row) * m.num_blocks;
   int32_t* starts = a.starts + static_cast<size_t>(row) * m.groups_per_row();
   float* sums = a.sums + static_cast<size_t>(row) * m.groups_per_row();
+  const auto max = [](__m512i p, __m512i q) { return _mm512_max_epu32(p, q); };
+  const auto add = [](__m512i p, __m512i q) { return _mm512_add_epi32(p, q); };
   const __m512i magnitude_bits = _mm512_set1_epi32(0x7fffffff);
-  for (int b = 0; b < m.num_blocks; ++b, codes += kBlock) {
+  const __m512i first_of_lane = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+  const __m512i transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+
+  for (int b = 0; b < m.num_blocks; b += 4) {
     const int left = m.in_features - b * kBlock;
-    const __mmask32 mask = left >= kBlock ? ~__mmask32{0} : (__mmask32{1} << left) - 1;
-    const __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), x + b * kBlock);
-    const __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), x + b * kBlock + 16);
-    // Compared as integers, so that NaN is above infinity.
-    const uint32_t largest = _mm512_reduce_max_epu32(
-        _mm512_max_epu32(_mm512_and_epi32(_mm512_castps_si512(low), magnitude_bits),
-                         _mm512_and_epi32(_mm512_castps_si512(high), magnitude_bits)));
-    const float absmax = std::bit_cast<float>(largest);
-    const bool finite = largest < 0x7f800000u;
-    const float inverse = finite && absmax > kLeastAbsmax ? 127.0f / absmax : 0.0f;
-    const float scale = !finite ? std::numeric_limits<float>::quiet_NaN() : inverse == 0.0f ? 0.0f : absmax / 127.0f;
-    scales[b] = scale;
-    const __mmask16 keep = finite ? 0xffff : 0;
-    const __m512i codes_low = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(low, _mm512_set1_ps(inverse)));
-    const __m512i codes_high = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(high, _mm512_set1_ps(inverse)));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(codes_low));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + 16), _mm512_cvtepi32_epi8(codes_high));
-    if (m.group_len == kBlock) {
-      const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(codes_low, codes_high));
-      *starts++ = start_factor * sum;
-      *sums++ = scale * static_cast<float>(sum);
-    } else {
-      for (const __m512i group : {codes_low, codes_high}) {
-        const int32_t sum = _mm512_reduce_add_epi32(group);
-        *starts++ = start_factor * sum;
-        *sums++ = scale * static_cast<float>(sum);
+    const int blocks = m.num_blocks - b < 4 ? m.num_blocks - b : 4;
+    __m512 values[8];
+    DEFTREE_UNROLL for (int i = 0; i < 8; ++i) {
+      const int lanes = left - i * kPanel;
+      const auto mask = static_cast<__mmask16>(lanes >= kPanel ? 0xffff : lanes > 0 ? (1 << lanes) - 1 : 0);
+      values[i] = _mm512_maskz_loadu_ps(mask, x + b * kBlock + i * kPanel);
+    }
+    // Compared as integers, so that NaN is above infinity. Two rounds of lane shuffles leave block i in lane i.
+    __m512i most[4];
+    DEFTREE_UNROLL for (int i = 0; i < 4; ++i) {
+      most[i] = max(_mm512_and_epi32(_mm512_castps_si512(values[2 * i]), magnitude_bits),
+                    _mm512_and_epi32(_mm512_castps_si512(values[2 * i + 1]), magnitude_bits));
+    }
+    const auto halve = [&](__m512i p, __m512i q) {
+      return max(_mm512_shuffle_i32x4(p, q, 0x88), _mm512_shuffle_i32x4(p, q, 0xdd));
+    };
+    const __m512i largest = reduce_lanes(halve(halve(most[0], most[1]), halve(most[2], most[3])), max);
+    const __m128i bits = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first_of_lane, largest));
+    const __m128 absmax = _mm_castsi128_ps(bits);
+    const __mmask8 finite = _mm_cmplt_epu32_mask(bits, _mm_set1_epi32(0x7f800000));
+    const __mmask8 counted = finite & _mm_cmp_ps_mask(absmax, _mm_set1_ps(kLeastAbsmax), _CMP_GT_OQ);
+    const __m128 inverse = _mm_maskz_div_ps(counted, _mm_set1_ps(127.0f), absmax);
+    const __m128 scale = _mm_mask_blend_ps(finite, _mm_set1_ps(std::numeric_limits<float>::quiet_NaN()),
+                                           _mm_maskz_div_ps(counted, absmax, _mm_set1_ps(127.0f)));
+    const auto used = static_cast<__mmask8>((1 << blocks) - 1);
+    _mm_mask_storeu_ps(scales + b, used, scale);
+
+    __m512i group_sums[2];  // a lane each: groups of 16
+    DEFTREE_UNROLL for (int pair = 0; pair < 2; ++pair) {
+      __m512i ints[4];
+      DEFTREE_UNROLL for (int i = 0; i < 4; ++i) {
+        const int block = 2 * pair + i / 2;
+        const __m512 factor = _mm512_permutexvar_ps(_mm512_set1_epi32(block), _mm512_castps128_ps512(inverse));
+        const auto keep = static_cast<__mmask16>(finite >> block & 1 ? 0xffff : 0);
+        ints[i] = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(values[4 * pair + i], factor));
       }
+      const __m512i bytes = _mm512_permutexvar_epi32(
+          transpose, _mm512_packs_epi16(_mm512_packs_epi32(ints[0], ints[1]), _mm512_packs_epi32(ints[2], ints[3])));
+      const __mmask64 stored = blocks >= 2 * pair + 2 ? ~__mmask64{0} : blocks > 2 * pair ? 0xffffffffu : 0;
+      _mm512_mask_storeu_epi8(codes + (b + 2 * pair) * kBlock, stored, bytes);
+      group_sums[pair] =
+          reduce_lanes(_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), bytes), add);
+    }
+    const __m256i by_16 =
+        _mm512_castsi512_si256(_mm512_permutex2var_epi32(group_sums[0], first_of_lane, group_sums[1]));
+    if (m.group_len == kBlock) {
+      const __m256i neighbours = _mm256_add_epi32(by_16, _mm256_shuffle_epi32(by_16, 0xb1));
+      const __m128i by_32 = _mm256_castsi256_si128(
+          _mm256_permutevar8x32_epi32(neighbours, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6)));
+      _mm_mask_storeu_epi32(starts + b, used, _mm_mullo_epi32(by_32, _mm_set1_epi32(start_factor)));
+      _mm_mask_storeu_ps(sums + b, used, _mm_mul_ps(scale, _mm_cvtepi32_ps(by_32)));
+    } else {
+      const __m256 scale_twice = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scale), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+      const auto used_twice = static_cast<__mmask8>((1 << 2 * blocks) - 1);
+      _mm256_mask_storeu_epi32(starts + 2 * b, used_twice, _mm256_mullo_epi32(by_16, _mm256_set1_epi32(start_factor)));
+      _mm256_mask_storeu_ps(sums + 2 * b, used_twice, _mm256_mul_ps(scale_twice, _mm256_cvtepi32_ps(by_16)));
     }
   }
 }
