@@ -6,6 +6,7 @@ import type { AttentionPolicy, NativeEngineInfo, NativeStats } from "./native-ad
 
 export type { AttentionPolicy };
 
+/** How to load a model. Everything is optional. */
 export interface EngineOptions {
   /** `"auto"` picks CUDA when it can run here and says why in `info.deviceReason`; `"cuda"` throws E_DEVICE if it cannot. */
   device?: "auto" | "cpu" | "cuda";
@@ -26,6 +27,7 @@ export interface EngineOptions {
   signal?: AbortSignal;
 }
 
+/** How the next token is drawn: penalties and bias first, then temperature, top-k, top-p, min-p. */
 export interface SamplingOptions {
   /** 0 is greedy, the default. */
   temperature?: number;
@@ -38,7 +40,9 @@ export interface SamplingOptions {
   seed?: number;
 }
 
+/** How one decode draws, and when it ends. */
 export interface DecodeOptions extends SamplingOptions {
+  /** By default as many as the context holds. */
   maxTokens?: number;
   /** Strings that end the text; the text returned does not contain them. */
   stop?: string[];
@@ -55,6 +59,7 @@ export interface DecodeOptions extends SamplingOptions {
  */
 export type FinishReason = "stop" | "length" | "pruned" | "aborted";
 
+/** One token of a stream. */
 export interface DecodedToken {
   id: number;
   /** Text that became final with this token: "" while a character or a possible stop string is incomplete. */
@@ -63,6 +68,7 @@ export interface DecodedToken {
   topLogprobs?: { id: number; logprob: number }[];
 }
 
+/** A decode as a whole. */
 export interface DecodeResult {
   /** All decoded tokens, a final stop token included. */
   tokens: number[];
@@ -71,6 +77,7 @@ export interface DecodeResult {
   finishReason: FinishReason;
   /** The stop string that was met. */
   stopString?: string;
+  /** Natural-log probability of each token, where asked for. */
   logprobs?: number[];
 }
 
@@ -79,6 +86,7 @@ export interface DecodeStream extends AsyncIterable<DecodedToken>, PromiseLike<D
   readonly result: Promise<DecodeResult>;
 }
 
+/** What an extend did. */
 export interface ExtendResult {
   /** Tokens now on the branch. */
   length: number;
@@ -110,6 +118,7 @@ export interface EngineBranch {
   [Symbol.dispose](): void;
 }
 
+/** What was loaded and chosen. Bytes and counts are of the whole engine. */
 export interface EngineInfo extends NativeEngineInfo {
   modelPath: string;
   modelName: string;
@@ -118,6 +127,7 @@ export interface EngineInfo extends NativeEngineInfo {
   attention: AttentionPolicy;
 }
 
+/** The model's tokenizer. */
 export interface TextTokenizer {
   readonly vocabSize: number;
   /** Text of users: special tokens are plain text here. */
@@ -126,12 +136,13 @@ export interface TextTokenizer {
   encodeWithSpecialTokens(text: string): number[];
   /** Special tokens left out. */
   decode(tokens: readonly number[]): string;
-  /** The bytes of one token ("" for special tokens), for streaming and stop strings. */
+  /** The bytes of one token (none for special tokens), for streaming and stop strings. */
   tokenBytes(token: number): Uint8Array;
   readonly eosTokens: readonly number[];
   readonly bosToken: number | undefined;
 }
 
+/** One message of a conversation. */
 export interface ChatTurn {
   role: "system" | "user" | "assistant" | "tool";
   content: string;
@@ -145,8 +156,11 @@ export interface BranchEngine {
   branch(): EngineBranch;
   /** Token ids of a conversation by the model's chat template; content is encoded with special tokens off. */
   encodeChat(turns: readonly ChatTurn[], options?: { addGenerationPrompt?: boolean }): number[];
+  /** Counters and times since load. */
   stats(): NativeStats;
+  /** Checks the forest between two steps. Rejects with E_INTERNAL when a rule is broken. */
   checkInvariants(): Promise<void>;
+  /** Ends the engine within one step; open requests fail with E_DISPOSED. Twice is fine. */
   dispose(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }

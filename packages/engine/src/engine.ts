@@ -131,11 +131,13 @@ export class Engine implements BranchEngine {
     this.#info = { ...this.#info, attention };
   }
 
+  /** Counters and times since load. */
   stats(): NativeStats {
     if (this.#disposing) throw disposedError();
     return this.#native.stats();
   }
 
+  /** Checks the forest between two steps. Rejects with E_INTERNAL when a rule is broken. */
   async checkInvariants(): Promise<void> {
     if (this.#disposing) throw disposedError();
     await this.#native.checkInvariants().catch((cause) => {

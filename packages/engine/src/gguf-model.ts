@@ -9,23 +9,23 @@ import type { ModelFiles } from "./model-files.js";
 import type { NativeLlamaConfig, NativeTensor } from "./native-addon.js";
 import { selectTensors } from "./tensor-table.js";
 
-const globalNames: Readonly<Record<string, string>> = {
-  token_embd: "model.embed_tokens",
-  output_norm: "model.norm",
-  output: "lm_head",
-};
+const globalNames: ReadonlyMap<string, string> = new Map([
+  ["token_embd", "model.embed_tokens"],
+  ["output_norm", "model.norm"],
+  ["output", "lm_head"],
+]);
 
-const layerNames: Readonly<Record<string, string>> = {
-  attn_norm: "input_layernorm",
-  attn_q: "self_attn.q_proj",
-  attn_k: "self_attn.k_proj",
-  attn_v: "self_attn.v_proj",
-  attn_output: "self_attn.o_proj",
-  ffn_norm: "post_attention_layernorm",
-  ffn_gate: "mlp.gate_proj",
-  ffn_up: "mlp.up_proj",
-  ffn_down: "mlp.down_proj",
-};
+const layerNames: ReadonlyMap<string, string> = new Map([
+  ["attn_norm", "input_layernorm"],
+  ["attn_q", "self_attn.q_proj"],
+  ["attn_k", "self_attn.k_proj"],
+  ["attn_v", "self_attn.v_proj"],
+  ["attn_output", "self_attn.o_proj"],
+  ["ffn_norm", "post_attention_layernorm"],
+  ["ffn_gate", "mlp.gate_proj"],
+  ["ffn_up", "mlp.up_proj"],
+  ["ffn_down", "mlp.down_proj"],
+]);
 
 /** @throws E_MODEL_NOT_FOUND, E_BAD_MODEL */
 export async function readGgufModel(file: string): Promise<ModelFiles> {
@@ -48,13 +48,10 @@ export async function readGgufModel(file: string): Promise<ModelFiles> {
 
 /** `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; unknown names stay. */
 export function hfTensorName(name: string): string {
-  const layer = /^blk\.(\d+)\.([a-z_]+)\.(weight|bias)$/.exec(name);
-  if (layer) {
-    const [, index, part, kind] = layer;
-    return layerNames[part!] ? `model.layers.${Number(index)}.${layerNames[part!]}.${kind}` : name;
-  }
-  const global = /^([a-z_]+)\.(weight|bias)$/.exec(name);
-  return global && globalNames[global[1]!] ? `${globalNames[global[1]!]}.${global[2]}` : name;
+  const [, layer, part = "", kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name) ?? [];
+  if (layer !== undefined)
+    return layerNames.has(part) ? `model.layers.${Number(layer)}.${layerNames.get(part)}.${kind}` : name;
+  return globalNames.has(part) ? `${globalNames.get(part)}.${kind}` : name;
 }
 
 async function parseConfig(header: GgufHeader): Promise<NativeLlamaConfig> {

@@ -17,4 +17,4 @@ export type {
   TextTokenizer,
 } from "./engine-types.js";
 export { DeftreeError, type DeftreeErrorCode } from "./errors.js";
-export type { NativeEngineInfo, NativeStats } from "./native-addon.js";
+export type { NativeStats } from "./native-addon.js";
