@@ -36,8 +36,7 @@ export interface SortingOutcome {
 }
 
 /** Sums over the problems. */
-export interface MethodScore {
-  method: CompareMethod;
+export interface OutcomeSums {
   items: number;
   solved: number;
   meanErrors: number;
@@ -48,6 +47,10 @@ export interface MethodScore {
   kvBytesUnshared: number;
   seconds: number;
   tokensPerSecond: number;
+}
+
+export interface MethodScore extends OutcomeSums {
+  method: CompareMethod;
 }
 
 /** Problems that neither training data nor tuning used: the seeds start far from those of the corpus. */
@@ -64,19 +67,23 @@ export async function compareStrategies(options: CompareOptions): Promise<Method
     const input = generateSorting(length, firstProblem + item);
     const run = async (method: CompareMethod, strategy: Strategy, tokens?: number) => {
       options.onStart?.(method, item, input);
-      const outcome = await solve(options, method, item, input, strategy, tokens);
-      if (signal?.aborted) return outcome;
+      const outcome = await solveSorting(options, input, strategy, tokens, (event) => options.onEvent?.(method, item, event));
       outcomes[method].push(outcome);
       options.onFinish?.(method, item, outcome);
       return outcome;
     };
-    await run("single-shot", singleShot());
-    const tree = await run("tree-of-thoughts", sortingTree(options));
-    await run("best-of-n", bestOfN({ n: Number.POSITIVE_INFINITY }), tree.statistics.generatedTokens);
+    try {
+      await run("single-shot", singleShot());
+      const tree = await run("tree-of-thoughts", sortingTree(options));
+      await run("best-of-n", bestOfN({ n: Number.POSITIVE_INFINITY }), tree.statistics.generatedTokens);
+    } catch (error) {
+      // What was measured before an interruption still counts.
+      if (!signal?.aborted) throw error;
+    }
   }
   return Object.entries(outcomes)
     .filter(([, list]) => list.length > 0)
-    .map(([method, list]) => score(method as CompareMethod, list));
+    .map(([method, list]) => ({ method: method as CompareMethod, ...sumOutcomes(list) }));
 }
 
 /** The Tree of Thoughts that demo, run and benchmark share: thoughts of 8 numbers, the best `keep` grow on. */
@@ -86,13 +93,13 @@ export function sortingTree(options: Pick<CompareOptions, "length" | "width" | "
   return breadthFirst({ grow, width, keep: grow === "continue" ? keep : 1, depth });
 }
 
-async function solve(
-  options: CompareOptions,
-  method: CompareMethod,
-  item: number,
+/** One search on one list, through the LangChain Runnable. Rejects when `signal` aborts. */
+export async function solveSorting(
+  options: { model: ChatDeftree; seed: number; signal?: AbortSignal },
   input: readonly number[],
   strategy: Strategy,
-  tokens: number | undefined,
+  tokens?: number,
+  onEvent?: (event: SearchEvent<SortingState, readonly number[]>) => void,
 ): Promise<SortingOutcome> {
   const runnable = treeOfThoughts({
     model: options.model,
@@ -104,7 +111,7 @@ async function solve(
   let answer: readonly number[] | undefined;
   let statistics: SearchStatistics | undefined;
   for await (const event of await runnable.stream(input, { signal: options.signal })) {
-    options.onEvent?.(method, item, event);
+    onEvent?.(event);
     if (event.type === "solution") answer = event.answer;
     if (event.type === "done") statistics = event.statistics;
   }
@@ -113,12 +120,12 @@ async function solve(
   return { errors, solved: errors === 0, answer, statistics };
 }
 
-function score(method: CompareMethod, outcomes: readonly SortingOutcome[]): MethodScore {
+/** Sums of a method's outcomes; at least one. */
+export function sumOutcomes(outcomes: readonly SortingOutcome[]): OutcomeSums {
   const sum = (value: (outcome: SortingOutcome) => number) => outcomes.reduce((total, outcome) => total + value(outcome), 0);
   const generatedTokens = sum((outcome) => outcome.statistics.generatedTokens);
   const seconds = sum((outcome) => outcome.statistics.elapsedMs) / 1000;
   return {
-    method,
     items: outcomes.length,
     solved: outcomes.filter((outcome) => outcome.solved).length,
     meanErrors: sum((outcome) => outcome.errors) / outcomes.length,

@@ -4,7 +4,11 @@ export {
   type CompareMethod,
   type CompareOptions,
   compareStrategies,
+  firstFixedProblem,
   type MethodScore,
+  type OutcomeSums,
   type SortingOutcome,
+  solveSorting,
   sortingTree,
+  sumOutcomes,
 } from "./compare-strategies.js";

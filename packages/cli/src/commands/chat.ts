@@ -41,7 +41,7 @@ async function chat(prompt: string | undefined, flags: ChatFlags): Promise<void>
     temperature: flags.temperature,
     seed: flags.seed,
   });
-  const info = await model.engineInfo();
+  const { info } = await model.engine();
   output.progress(`${info.modelName} on ${info.description} (${info.deviceReason})`);
 
   const conversation: BaseMessage[] = flags.system ? [new SystemMessage(flags.system)] : [];

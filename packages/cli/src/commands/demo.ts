@@ -33,7 +33,7 @@ export function addDemoCommand(program: Command): void {
 async function demo(flags: DemoFlags): Promise<void> {
   const output = new Output(flags.json);
   await using model = new ChatDeftree({ ...engineOptions(flags), model: flags.model });
-  const info = await model.engineInfo();
+  const { info } = await model.engine();
   output.line(`Sorting ${flags.items} lists of ${flags.length} digits with ${info.modelName} on ${info.description}.`);
   output.line("Tree of Thoughts writes the answer in parts of 8 numbers: at each level it samples several, drops those");
   output.line("that are already wrong, and grows the best. All branches decode in one step on one tree KV cache.\n");
