@@ -65,7 +65,7 @@ void EngineThread::run(EngineOptions options, LoadBackend load) {
   try {
     std::unique_ptr<Backend> backend = load(cancel_);
     load = nullptr;
-    engine = std::make_unique<Engine>(std::move(options), std::move(backend), listener_, cancel_);
+    engine = std::make_unique<Engine>(std::move(options), std::move(backend), cancel_);
     const EngineStats stats = engine->stats();
     const std::lock_guard lock(mutex_);
     stats_ = stats;
@@ -76,7 +76,7 @@ void EngineThread::run(EngineOptions options, LoadBackend load) {
   } catch (const std::exception& error) {
     return listener_.load_failed(Error(ErrorCode::kInternal, std::string("loading failed: ") + error.what()));
   }
-  listener_.loaded(engine->backend().info());
+  listener_.loaded(engine->backend());
   serve(*engine);
 }
 

@@ -19,7 +19,7 @@ class EngineListener {
  public:
   virtual ~EngineListener() = default;
   virtual void publish(std::unique_ptr<StepMessage> message) = 0;
-  virtual void loaded(const BackendInfo& info) = 0;
+  virtual void loaded(const Backend& backend) = 0;
   virtual void load_failed(const Error& error) = 0;
   // The last call: everything of the engine is freed.
   virtual void stopped() = 0;

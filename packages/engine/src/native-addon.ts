@@ -213,8 +213,11 @@ export interface NativeWorkItem {
 export interface NativeAddon {
   version: string;
   cpu: { level: string; features: Record<string, boolean> };
-  /** [async] Loads on the engine's own thread; `onStep` is called on the JavaScript thread, never re-entrantly. */
-  load(spec: NativeLoadSpec, onStep: (message: NativeStepMessage) => void): Promise<NativeEngine>;
+  /**
+   * [async] Loads on the engine's own thread; `onStep` is called on the JavaScript thread, never re-entrantly. `signal`
+   * ends the load between two tensors (E_ABORTED); it is not looked at afterwards.
+   */
+  load(spec: NativeLoadSpec, onStep: (message: NativeStepMessage) => void, signal?: AbortSignal): Promise<NativeEngine>;
   /** [sync] Values of whole blocks of a GGUF or float type. */
   dequantize(dtype: string, bytes: Uint8Array): Float32Array;
   /** [sync] The plan of a tree in the format of docs/benchmarks.md, without a model. */

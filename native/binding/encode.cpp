@@ -1,0 +1,131 @@
+#include "binding/encode.h"
+
+#include <algorithm>
+
+#include "binding/errors.h"
+
+namespace deftree::binding {
+namespace {
+
+const char* reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kDone: return "done";
+    case FinishReason::kStop: return "stop";
+    case FinishReason::kStopString: return "stop-string";
+    case FinishReason::kLength: return "length";
+    case FinishReason::kContext: return "context";
+    case FinishReason::kPruned: return "pruned";
+    case FinishReason::kAborted: return "aborted";
+    case FinishReason::kError: return "error";
+  }
+  return "error";
+}
+
+// Copied: an external buffer may be refused, and these are small.
+Napi::Float32Array encode_floats(Napi::Env env, const std::vector<float>& values) {
+  Napi::Float32Array array = Napi::Float32Array::New(env, values.size());
+  std::copy(values.begin(), values.end(), array.Data());
+  return array;
+}
+
+Napi::Object encode_finished(Napi::Env env, const FinishedRequest& finished) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("request", finished.request);
+  object.Set("reason", reason_name(finished.reason));
+  object.Set("branchLength", finished.branch_len);
+  if (finished.reused_tokens >= 0) object.Set("reusedTokens", finished.reused_tokens);
+  if (!finished.logprobs.empty()) object.Set("logprobs", encode_floats(env, finished.logprobs));
+  if (!finished.logits.empty()) object.Set("logits", encode_floats(env, finished.logits));
+  if (finished.stop_index >= 0) object.Set("stopIndex", finished.stop_index);
+  if (finished.error) object.Set("error", to_error_info(env, *finished.error));
+  return object;
+}
+
+Napi::Array encode_top(Napi::Env env, const std::vector<TokenLogprob>& top) {
+  Napi::Array array = Napi::Array::New(env, top.size());
+  for (size_t i = 0; i < top.size(); ++i) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("token", top[i].token);
+    entry.Set("logprob", top[i].logprob);
+    array.Set(static_cast<uint32_t>(i), entry);
+  }
+  return array;
+}
+
+}  // namespace
+
+Napi::Object encode_message(Napi::Env env, const StepMessage& message) {
+  const size_t num_tokens = message.tokens.size();
+  Napi::Uint32Array requests = Napi::Uint32Array::New(env, num_tokens);
+  Napi::Int32Array tokens = Napi::Int32Array::New(env, num_tokens);
+  Napi::Float32Array logprobs = Napi::Float32Array::New(env, num_tokens);
+  for (size_t i = 0; i < num_tokens; ++i) {
+    requests[i] = message.tokens[i].request;
+    tokens[i] = message.tokens[i].token;
+    logprobs[i] = message.tokens[i].logprob;
+  }
+  Napi::Array finished = Napi::Array::New(env, message.finished.size());
+  for (size_t i = 0; i < message.finished.size(); ++i) {
+    finished.Set(static_cast<uint32_t>(i), encode_finished(env, message.finished[i]));
+  }
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("step", static_cast<double>(message.step));
+  object.Set("requests", requests);
+  object.Set("tokens", tokens);
+  object.Set("logprobs", logprobs);
+  if (!message.top.empty()) {
+    Napi::Array top = Napi::Array::New(env, message.top.size());
+    for (size_t i = 0; i < message.top.size(); ++i) top.Set(static_cast<uint32_t>(i), encode_top(env, message.top[i]));
+    object.Set("topLogprobs", top);
+  }
+  object.Set("finished", finished);
+  if (message.fatal) object.Set("fatal", to_error_info(env, *message.fatal));
+  return object;
+}
+
+Napi::Object encode_stats(Napi::Env env, const EngineStats& stats) {
+  Napi::Object object = Napi::Object::New(env);
+  const auto set = [&](const char* name, auto value) { object.Set(name, static_cast<double>(value)); };
+  set("steps", stats.steps);
+  set("decodedTokens", stats.decoded_tokens);
+  set("prefilledTokens", stats.prefilled_tokens);
+  set("reusedTokens", stats.reused_tokens);
+  set("kvBytesRead", stats.kv_bytes_read);
+  set("kvBytesUnshared", stats.kv_bytes_unshared);
+  set("maskBytes", stats.mask_bytes);
+  set("partialBytes", stats.partial_bytes);
+  set("workItems", stats.work_items);
+  set("linearNs", stats.linear_ns);
+  set("attentionNs", stats.attention_ns);
+  set("samplingNs", stats.sampling_ns);
+  set("otherForwardNs", stats.other_forward_ns);
+  set("overheadNs", stats.overhead_ns);
+  set("stepNs", stats.step_ns);
+  set("numPages", stats.num_pages);
+  set("freePages", stats.num_free_pages);
+  set("cachedPages", stats.num_cached_pages);
+  set("nodes", stats.num_nodes);
+  set("branches", stats.num_branches);
+  set("tokensInForest", stats.tokens_in_forest);
+  set("pausedBranches", stats.num_paused_branches);
+  return object;
+}
+
+Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const std::string& device_reason,
+                         const BackendOptions& options) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("device", info.device);
+  object.Set("deviceReason", device_reason);
+  object.Set("description", info.description);
+  object.Set("weightFormat", info.weight_format);
+  object.Set("kvType", info.kv_type);
+  object.Set("weightBytes", static_cast<double>(info.weight_bytes));
+  object.Set("kvBytes", static_cast<double>(info.kv_bytes));
+  object.Set("kvBytesPerToken", static_cast<double>(info.kv_bytes_per_token));
+  object.Set("numPages", options.num_pages);
+  object.Set("pageSize", options.page_size);
+  object.Set("numThreads", options.num_threads);
+  return object;
+}
+
+}  // namespace deftree::binding

@@ -1,0 +1,18 @@
+// C++ results -> the objects of packages/engine/src/native-addon.ts.
+#pragma once
+
+#include <napi.h>
+
+#include <string>
+
+#include "engine/backend.h"
+#include "engine/command.h"
+
+namespace deftree::binding {
+
+Napi::Object encode_message(Napi::Env env, const StepMessage& message);
+Napi::Object encode_stats(Napi::Env env, const EngineStats& stats);
+Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const std::string& device_reason,
+                         const BackendOptions& options);
+
+}  // namespace deftree::binding

@@ -1,0 +1,55 @@
+/** Finds and loads the native addon, once per thread. */
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { DeftreeError } from "./errors.js";
+import type { NativeAddon } from "./native-addon.js";
+
+let loaded: NativeAddon | undefined;
+
+/**
+ * Tries, in order: the file named by the environment variable `DEFTREE_ADDON` (and then nothing else), the workspace's
+ * own build, the prebuilt package of this platform.
+ * @throws E_ADDON_MISSING with every attempt's error and what can be done.
+ */
+export function loadAddon(): NativeAddon {
+  loaded ??= firstThatLoads(process.env.DEFTREE_ADDON ? [process.env.DEFTREE_ADDON] : candidates());
+  return loaded;
+}
+
+/** @internal Exported for its test. */
+export function firstThatLoads(specifiers: readonly string[]): NativeAddon {
+  const require = createRequire(import.meta.url);
+  const attempts: string[] = [];
+  const causes: unknown[] = [];
+  for (const specifier of specifiers) {
+    try {
+      return require(specifier) as NativeAddon;
+    } catch (cause) {
+      causes.push(cause);
+      const [firstLine] = String(cause instanceof Error ? cause.message : cause).split("\n");
+      attempts.push(`  ${specifier}: ${firstLine}`);
+    }
+  }
+  throw new DeftreeError(
+    "E_ADDON_MISSING",
+    [
+      `The native engine could not be loaded on ${process.platform}-${process.arch}, Node ${process.version}:`,
+      ...attempts,
+      "Possible solutions:",
+      "  In the repository: build it with `pnpm build:native` (needs CMake and a C++20 compiler).",
+      `  Installed from npm: add the platform's package, \`npm install ${prebuiltPackage()}\`, and do not omit optional dependencies.`,
+      "  Elsewhere: set DEFTREE_ADDON to the path of deftree.node.",
+    ].join("\n"),
+    { cause: new AggregateError(causes, "every candidate failed to load") },
+  );
+}
+
+function prebuiltPackage(): string {
+  return `@deftree/engine-${process.platform}-${process.arch}`;
+}
+
+function candidates(): string[] {
+  const packageDirectory = join(dirname(fileURLToPath(import.meta.url)), "..");
+  return [join(packageDirectory, "..", "..", "build", "native", "deftree.node"), prebuiltPackage()];
+}
