@@ -6,7 +6,6 @@
 
 #include "attention/kernels.h"
 #include "attention/kv_layout.h"
-#include "attention/state.h"
 #include "common/error.h"
 
 namespace deftree::attention {
@@ -31,18 +30,20 @@ size_t element_size(KvType type) { return type == KvType::kF32 ? sizeof(float) :
 
 // Merges the query heads of one KV head. The slots come in the plan's order, whichever thread finished first, so the
 // same plan gives the same bits.
-void merge_query(const CpuAttentionParams& params, const Plan& plan, const CpuWorkspace& workspace, int query,
-                 int kv_head) {
+void merge_query(const CpuAttentionParams& params, const Plan& plan, const KernelSet& kernels,
+                 const CpuWorkspace& workspace, int query, int kv_head) {
   const AttentionShape& shape = params.shape;
-  for (int g = 0; g < shape.group_size(); ++g) {
-    const int head = kv_head * shape.group_size() + g;
-    AttentionState<float> state(
-        params.out + (static_cast<size_t>(query) * shape.num_qo_heads + head) * shape.head_dim, shape.head_dim);
-    for (int i = plan.merge_indptr[query]; i < plan.merge_indptr[query + 1]; ++i) {
-      const size_t row = static_cast<size_t>(plan.merge_slots[i]) * shape.num_qo_heads + head;
-      state.merge(workspace.partial_o.data() + row * shape.head_dim, workspace.partial_lse[row]);
-    }
-    state.normalise();
+  MergeTask task{.partial_o = workspace.partial_o.data(),
+                 .partial_lse = workspace.partial_lse.data(),
+                 .slots = plan.merge_slots.data() + plan.merge_indptr[query],
+                 .num_slots = plan.merge_indptr[query + 1] - plan.merge_indptr[query],
+                 .num_qo_heads = shape.num_qo_heads,
+                 .head = kv_head * shape.group_size(),
+                 .head_dim = shape.head_dim,
+                 .out = nullptr};
+  for (const int end = task.head + shape.group_size(); task.head < end; ++task.head) {
+    task.out = params.out + (static_cast<size_t>(query) * shape.num_qo_heads + task.head) * shape.head_dim;
+    kernels.merge(task);
   }
 }
 
@@ -78,7 +79,7 @@ std::byte* align_to_cache_line(std::byte* p) {
 }  // namespace
 
 PlanDevice cpu_plan_device(int num_threads) {
-  return {.num_processors = num_threads, .min_chunk_len = 128, .max_group_rows = 128};
+  return {.num_processors = num_threads, .min_chunk_len = 128, .max_group_rows = 128, .chunk_align = 4};
 }
 
 const KernelSet& choose_kernels(CpuLevel level, const AttentionShape& shape) {
@@ -121,7 +122,7 @@ void run_with_level(CpuLevel level, const CpuAttentionParams& params, const Plan
     for (int i = item.query_begin; i < item.query_end; ++i) {
       const int query = plan.group_queries[i];
       std::atomic<int32_t>& pending = workspace.pending[static_cast<size_t>(query) * shape.num_kv_heads + kv_head];
-      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) merge_query(params, plan, workspace, query, kv_head);
+      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) merge_query(params, plan, kernels, workspace, query, kv_head);
     }
   });
 }

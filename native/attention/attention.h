@@ -22,8 +22,9 @@ struct CpuWorkspace {
   size_t num_pending = 0;
 };
 
-// What the partition should know of a CPU with so many threads. A chunk of 128 tokens is a few microseconds of work,
-// several times what its start and its merge cost; 128 rows keep q and O of a group in a core's second-level cache.
+// What the partition should know of a CPU with so many threads. A chunk of 128 tokens is some microseconds of work,
+// several times what its start and its merge cost; 128 rows keep q and O of a group in a core's second-level cache; the
+// tiled kernels take 4 pages at a time.
 PlanDevice cpu_plan_device(int num_threads);
 
 // Follows the plan with the fastest kernel this CPU has (AVX-512, AVX2, portable). Throws kBadArgument for a shape with

@@ -24,6 +24,7 @@ struct Avx2 {
   static Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
   static Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
   static Vec round(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   // Lane i of a where bit i of `lanes` is set, else of b.
@@ -39,6 +40,18 @@ struct Avx2 {
     const Vec scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
     return _mm256_and_ps(scaled, normal);
   }
+  // x = m * 2^e: returns m in [sqrt(1/2), sqrt(2)).
+  static Vec split_exponent(Vec x, Vec& e) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i exponent = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(kSqrtHalfBits)), 23);
+    e = _mm256_cvtepi32_ps(exponent);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(exponent, 23)));
+  }
+  // Bit i: lane i is above 0.
+  static uint64_t positive(Vec x) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ)));
+  }
+  static float first(Vec x) { return _mm256_cvtss_f32(x); }
   static float reduce_max(Vec x) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
@@ -53,7 +66,8 @@ struct Avx2 {
 
 }  // namespace
 
-const KernelSet kAvx2Kernels = {attend_item_with<Avx2>, ItemKernel<Avx2>::scratch_bytes, to_half_with<Avx2>};
+const KernelSet kAvx2Kernels = {attend_item_with<Avx2>, merge_with<Avx2>, ItemKernel<Avx2>::scratch_bytes,
+                                  to_half_with<Avx2>};
 
 }  // namespace deftree::attention
 #endif

@@ -31,6 +31,7 @@ struct Avx512 {
   static Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
   static Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
   static Vec round(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   // Lane i of a where bit i of `lanes` is set, else of b.
@@ -40,13 +41,24 @@ struct Avx512 {
     const __mmask16 normal = _mm512_cmp_ps_mask(n, _mm512_set1_ps(-126.5f), _CMP_GT_OQ);
     return _mm512_maskz_scalef_ps(normal, p, n);
   }
+  // x = m * 2^e: returns m in [sqrt(1/2), sqrt(2)).
+  static Vec split_exponent(Vec x, Vec& e) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i exponent = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(kSqrtHalfBits)), 23);
+    e = _mm512_cvtepi32_ps(exponent);
+    return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(exponent, 23)));
+  }
+  // Bit i: lane i is above 0.
+  static uint64_t positive(Vec x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ); }
+  static float first(Vec x) { return _mm512_cvtss_f32(x); }
   static float reduce_max(Vec x) { return _mm512_reduce_max_ps(x); }
   static float reduce_add(Vec x) { return _mm512_reduce_add_ps(x); }
 };
 
 }  // namespace
 
-const KernelSet kAvx512Kernels = {attend_item_with<Avx512>, ItemKernel<Avx512>::scratch_bytes, to_half_with<Avx512>};
+const KernelSet kAvx512Kernels = {attend_item_with<Avx512>, merge_with<Avx512>, ItemKernel<Avx512>::scratch_bytes,
+                                  to_half_with<Avx512>};
 
 }  // namespace deftree::attention
 #endif

@@ -24,6 +24,7 @@ constexpr int kBlockPages = 4;
 constexpr int kBlockLanes = kBlockPages * kPageSize;
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.693147180559945309417f;
+constexpr int kSqrtHalfBits = 0x3f3504f3;  // of sqrt(1/2) as a float
 constexpr float kNegInf = -__builtin_huge_valf();
 
 inline int min_int(int a, int b) { return a < b ? a : b; }
@@ -44,6 +45,24 @@ inline typename S::Vec exp2_nonpositive(typename S::Vec x) {
   p = S::fma(p, f, S::set1(0x1.62e430p-1f));
   p = S::fma(p, f, S::set1(1.0f));
   return S::scale_by_pow2_or_zero(p, n);
+}
+
+// log2(x) for normal x > 0, absolute error below 1.5e-7 + half a unit in the last place of the result.
+// x = 2^e m with m in [sqrt(1/2), sqrt(2)); log2(m) = 2 / ln(2) * artanh((m - 1) / (m + 1)) by its series to degree 9.
+template <class S>
+inline typename S::Vec log2_positive(typename S::Vec x) {
+  using Vec = typename S::Vec;
+  Vec e;
+  const Vec m = S::split_exponent(x, e);
+  const Vec s = S::div(S::sub(m, S::set1(1.0f)), S::add(m, S::set1(1.0f)));
+  const Vec t = S::mul(s, s);
+  constexpr float kTwoOverLn2 = 2.88539008177792681472f;
+  Vec p = S::set1(kTwoOverLn2 / 9);
+  p = S::fma(p, t, S::set1(kTwoOverLn2 / 7));
+  p = S::fma(p, t, S::set1(kTwoOverLn2 / 5));
+  p = S::fma(p, t, S::set1(kTwoOverLn2 / 3));
+  p = S::fma(p, t, S::set1(kTwoOverLn2));
+  return S::fma(p, s, e);
 }
 
 inline uint64_t low_ones(int n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
@@ -90,8 +109,8 @@ class ItemKernel {
  public:
   static size_t scratch_bytes(const AttentionShape& shape, int max_group_len) {
     const size_t rows = static_cast<size_t>(max_group_len) * shape.group_size();
-    const size_t floats = rows * (2 * shape.head_dim + kWidth + 1) + 2 * kBlockLanes * shape.head_dim + 64;
-    return floats * sizeof(float) + max_group_len * 2 * sizeof(uint64_t) + rows * sizeof(int32_t) + 6 * 64;
+    const size_t floats = rows * (2 * shape.head_dim + kWidth + 2) + 2 * kBlockLanes * shape.head_dim;
+    return floats * sizeof(float) + max_group_len * sizeof(uint64_t) + rows * sizeof(int32_t) + 9 * 64;
   }
 
   explicit ItemKernel(const ItemTask& task)
@@ -110,6 +129,7 @@ class ItemKernel {
     v_floats_ = reinterpret_cast<float*>(take(kBlockLanes * head_dim_ * sizeof(float)));
     sum_ = reinterpret_cast<float*>(take(rows * kWidth * sizeof(float)));
     max_ = reinterpret_cast<float*>(take(rows * sizeof(float)));
+    lse_ = reinterpret_cast<float*>(take(rows * sizeof(float)));
     viewers_ = reinterpret_cast<uint64_t*>(take(task.group_len() * sizeof(uint64_t)));
     rows_ = reinterpret_cast<int32_t*>(take(rows * sizeof(int32_t)));
   }
@@ -140,12 +160,15 @@ class ItemKernel {
  private:
   void load_rows() {
     const Vec scale = S::set1(task_.params->sm_scale * kLog2E);
-    for (int row = 0; row < num_rows_; ++row) {
-      const float* q = task_.params->q + task_.query_row(row) * head_dim_;
-      for (int d = 0; d < head_dim_; d += kWidth) {
-        S::store(q_ + row * head_dim_ + d, S::mul(S::load(q + d), scale));
-        S::store(acc_ + row * head_dim_ + d, S::zero());
+    const int query_size = group_size_ * head_dim_;
+    for (int i = 0; i < task_.group_len(); ++i) {
+      const float* q = task_.params->q + task_.query_row(i) * head_dim_;
+      for (int d = 0; d < query_size; d += kWidth) {
+        S::store(q_ + i * query_size + d, S::mul(S::load(q + d), scale));
+        S::store(acc_ + i * query_size + d, S::zero());
       }
+    }
+    for (int row = 0; row < num_rows_; ++row) {
       S::store(sum_ + row * kWidth, S::zero());
       max_[row] = kNegInf;
     }
@@ -361,15 +384,29 @@ class ItemKernel {
   }
 
   // A row without keys (only a dense mask's group may hold one) gets O = 0 and LSE = -inf.
-  void store_rows() const {
-    for (int row = 0; row < num_rows_; ++row) {
-      const float sum = S::reduce_add(S::load(sum_ + static_cast<size_t>(row) * kWidth));
-      const Vec inverse = S::set1(sum > 0 ? 1 / sum : 0.0f);
-      const float* acc = acc_ + static_cast<size_t>(row) * head_dim_;
-      float* o = task_.out_row(row);
-      for (int d = 0; d < head_dim_; d += kWidth) S::store(o + d, S::mul(S::load(acc + d), inverse));
-      if (task_.item->partial_begin >= 0)
-        task_.partial_lse[task_.partial_row(row)] = sum > 0 ? (max_[row] + __builtin_log2f(sum)) * kLn2 : kNegInf;
+  void store_rows() {
+    // The lane-wise sums shrink in place to one per row: no row's lanes are overwritten before they are read.
+    for (int row = 0; row < num_rows_; ++row)
+      sum_[row] = S::reduce_add(S::load(sum_ + static_cast<size_t>(row) * kWidth));
+    for (int row = 0; row < num_rows_; row += kWidth) {
+      const Vec sum = S::load(sum_ + row);
+      const uint64_t any = S::positive(sum);
+      const Vec lse = S::mul(S::add(S::load(max_ + row), log2_positive<S>(sum)), S::set1(kLn2));
+      S::store(lse_ + row, S::select(any, lse, S::set1(kNegInf)));
+      S::store(sum_ + row, S::select(any, S::div(S::set1(1.0f), sum), S::zero()));
+    }
+
+    const float* acc = acc_;
+    for (int i = 0, row = 0; i < task_.group_len(); ++i) {
+      float* o = task_.out_rows(i);
+      float* lse = task_.direct() ? nullptr : task_.partial_lse + task_.partial_row(i);
+      for (int g = 0; g < group_size_; ++g, ++row) {
+        const Vec inverse = S::set1(sum_[row]);
+        for (int d = 0; d < head_dim_; d += kWidth) S::store(o + d, S::mul(S::load(acc + d), inverse));
+        if (lse != nullptr) lse[g] = lse_[row];
+        o += head_dim_;
+        acc += head_dim_;
+      }
     }
   }
 
@@ -382,6 +419,7 @@ class ItemKernel {
   float* v_floats_;     // [kBlockPages, kPageSize, head_dim]
   float* sum_;          // [num_rows, kWidth], lane-wise sums of weights
   float* max_;          // [num_rows]
+  float* lse_;          // [num_rows]
   uint64_t* viewers_;   // [group_len] lanes of the block that the query sees
   int32_t* rows_;       // [num_rows] rows that see the block
 };
@@ -389,6 +427,32 @@ class ItemKernel {
 template <class S>
 void attend_item_with(const ItemTask& task) {
   ItemKernel<S>(task).run();
+}
+
+// The same merge as AttentionState's, with all weights relative to the largest LSE from the start.
+template <class S>
+void merge_with(const MergeTask& task) {
+  using Vec = typename S::Vec;
+  constexpr int kDims = S::kTileVecs * S::kWidth;
+  float max = kNegInf;
+  for (int i = 0; i < task.num_slots; ++i) {
+    const float lse = task.partial_lse[task.row(i)];
+    max = lse > max ? lse : max;
+  }
+  if (max == kNegInf) max = 0;  // all empty: every weight below becomes 0
+  for (int d = 0; d < task.head_dim; d += kDims) {
+    Vec acc[S::kTileVecs], sum = S::zero();
+    for (int v = 0; v < S::kTileVecs; ++v) acc[v] = S::zero();
+    for (int i = 0; i < task.num_slots; ++i) {
+      const Vec weight = exp2_nonpositive<S>(S::set1((task.partial_lse[task.row(i)] - max) * kLog2E));
+      const float* o = task.partial_o + task.row(i) * task.head_dim + d;
+      for (int v = 0; v < S::kTileVecs; ++v) acc[v] = S::fma(weight, S::load(o + v * S::kWidth), acc[v]);
+      sum = S::add(sum, weight);
+    }
+    const float total = S::first(sum);
+    const Vec inverse = S::set1(total > 0 ? 1 / total : 0.0f);
+    for (int v = 0; v < S::kTileVecs; ++v) S::store(task.out + d + v * S::kWidth, S::mul(acc[v], inverse));
+  }
 }
 
 template <class S>

@@ -8,6 +8,7 @@
 
 #include "attention/kernels.h"
 #include "attention/kv_layout.h"
+#include "attention/state.h"
 
 namespace deftree::attention {
 namespace {
@@ -90,9 +91,10 @@ void attend_item(const ItemTask& task) {
   const int num_rows = task.num_rows(), head_dim = shape.head_dim;
   const Scratch s = carve(task.scratch, shape, num_rows);
   const float scale = task.params->sm_scale * std::numbers::log2e_v<float>;
-  for (int row = 0; row < num_rows; ++row) {
-    const float* q = task.params->q + task.query_row(row) * head_dim;
-    for (int d = 0; d < head_dim; ++d) s.q[row * head_dim + d] = q[d] * scale;
+  const int query_size = shape.group_size() * head_dim;
+  for (int i = 0; i < task.group_len(); ++i) {
+    const float* q = task.params->q + task.query_row(i) * head_dim;
+    for (int d = 0; d < query_size; ++d) s.q[i * query_size + d] = q[d] * scale;
   }
   std::fill_n(s.acc, num_rows * head_dim, 0.0f);
   std::fill_n(s.max, num_rows, kNegInf);
@@ -119,12 +121,20 @@ void attend_item(const ItemTask& task) {
   }
 
   for (int row = 0; row < num_rows; ++row) {
-    float* o = task.out_row(row);
+    const int i = row / shape.group_size(), g = row % shape.group_size();
+    float* o = task.out_rows(i) + g * head_dim;
     const float inverse = s.sum[row] > 0 ? 1 / s.sum[row] : 0.0f;
     for (int d = 0; d < head_dim; ++d) o[d] = s.acc[row * head_dim + d] * inverse;
-    if (task.item->partial_begin >= 0)
-      task.partial_lse[task.partial_row(row)] = (s.max[row] + std::log2(s.sum[row])) * std::numbers::ln2_v<float>;
+    if (!task.direct())
+      task.partial_lse[task.partial_row(i) + g] = (s.max[row] + std::log2(s.sum[row])) * std::numbers::ln2_v<float>;
   }
+}
+
+void merge(const MergeTask& task) {
+  AttentionState<float> state(task.out, task.head_dim);
+  for (int i = 0; i < task.num_slots; ++i)
+    state.merge(task.partial_o + task.row(i) * task.head_dim, task.partial_lse[task.row(i)]);
+  state.normalise();
 }
 
 void to_half(const float* src, uint16_t* dst, int n) {
@@ -133,6 +143,6 @@ void to_half(const float* src, uint16_t* dst, int n) {
 
 }  // namespace
 
-const KernelSet kPlainKernels = {attend_item, scratch_bytes, to_half};
+const KernelSet kPlainKernels = {attend_item, merge, scratch_bytes, to_half};
 
 }  // namespace deftree::attention

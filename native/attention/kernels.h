@@ -37,28 +37,37 @@ struct ItemTask {
     return bit < 0 || ((mask_of(query)[bit >> 6] >> (bit & 63)) & 1);
   }
 
-  // Head-and-query offset of row `row` in q and out ([num_queries, num_qo_heads]).
-  int64_t query_row(int row) const {
-    return static_cast<int64_t>(queries()[row / params->shape.group_size()]) * params->shape.num_qo_heads + head(row);
+  // Rows of the group's query `i` in q and out: [num_queries, num_qo_heads], group_size of them from here.
+  int64_t query_row(int i) const {
+    return static_cast<int64_t>(queries()[i]) * params->shape.num_qo_heads + kv_head * params->shape.group_size();
   }
-  // The same in partial_o and partial_lse ([num_partials, num_qo_heads]).
-  int64_t partial_row(int row) const {
-    return static_cast<int64_t>(item->partial_begin + row / params->shape.group_size()) * params->shape.num_qo_heads +
-           head(row);
+  // The same in partial_o and partial_lse: [num_partials, num_qo_heads].
+  int64_t partial_row(int i) const {
+    return static_cast<int64_t>(item->partial_begin + i) * params->shape.num_qo_heads +
+           kv_head * params->shape.group_size();
   }
-  // Where the row's O goes.
-  float* out_row(int row) const {
-    return item->partial_begin < 0 ? params->out + query_row(row) * head_dim()
-                                   : partial_o + partial_row(row) * head_dim();
+  bool direct() const { return item->partial_begin < 0; }
+  // Where O of these rows goes: [group_size, head_dim].
+  float* out_rows(int i) const {
+    return direct() ? params->out + query_row(i) * head_dim() : partial_o + partial_row(i) * head_dim();
   }
+};
 
- private:
-  int head(int row) const { return kv_head * params->shape.group_size() + row % params->shape.group_size(); }
+// Merges the partial states of one query head into its output.
+struct MergeTask {
+  const float* partial_o;    // [num_partials, num_qo_heads, head_dim]
+  const float* partial_lse;  // [num_partials, num_qo_heads]
+  const int32_t* slots;      // [num_slots]
+  int num_slots, num_qo_heads, head, head_dim;
+  float* out;                // [head_dim]
+
+  int64_t row(int i) const { return static_cast<int64_t>(slots[i]) * num_qo_heads + head; }
 };
 
 struct KernelSet {
   // Computes the task and writes its rows to params->out, or to its partial slots.
   void (*attend_item)(const ItemTask& task);
+  void (*merge)(const MergeTask& task);
   size_t (*scratch_bytes)(const AttentionShape& shape, int max_group_len);
   void (*to_half)(const float* src, uint16_t* dst, int n);
 };

@@ -1,4 +1,5 @@
-// The planner's tuning choices as small pure functions.
+// The planner's tuning choices as small pure functions. Costs are in units of one query row's arithmetic on one KV
+// token, for one KV head.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +10,24 @@
 
 namespace deftree::attention {
 
-// Cost of one KV token for one KV head with `num_rows` query rows, in units of one row's arithmetic on one token.
-// Reading and converting a token's K and V costs as much as the arithmetic of about eight rows (attention_bench, on
-// one core with AVX-512: a chunk's time grows by that ratio from 1 to 64 rows).
+// Cost of one KV token with `num_rows` query rows. Reading it costs about eight rows' arithmetic: on a Xeon core with
+// AVX-512 a row takes 1.9 ns per token of head_dim 64, and its 256 bytes of f16 K and V 18 ns from memory, 6 ns from
+// the cache.
 int64_t token_cost(int num_rows);
 
-// The cost a work item should have: `total_cost` over all items and one KV head, shared out so that each processor
-// gets several tasks. Largest first, several per processor leave the slowest behind by a fraction of one task; many
-// more would only add partial states to merge. One processor needs no balance: its target is the whole.
-int64_t target_item_cost(int64_t total_cost, int num_kv_heads, const PlanDevice& device);
+// What a tile partition is made of, summed over its tiles.
+struct PartitionLoad {
+  int64_t cost = 0;      // sum of token_cost
+  int64_t num_rows = 0;  // query rows of all tiles
+  int32_t num_tiles = 0;
+  int32_t max_items = 0;  // that min_chunk_len allows
+};
+
+// How many work items make the step shortest on `device`: their tasks (an item for one KV head) run in
+// ceil(tasks / processors) waves, and each item more loads its rows' queries, writes their partial states and has them
+// merged (45 + 9 ns a row on the core above). The answer lies between num_tiles and max_items. For example 3 KV heads on 2 processors: one item gives 3 tasks, a third of the time one
+// processor idles; two items give 6.
+int32_t choose_num_items(const PartitionLoad& load, int num_kv_heads, const PlanDevice& device);
 
 // Into how many chunks a run of `num_tokens` with `cost` is cut: the nearest to the target that keeps chunks at or
 // above min_chunk_len; at least 1.

@@ -24,6 +24,7 @@ void check_arguments(const AttentionShape& shape, const PlanDevice& device) {
   require_positive(device.num_processors, "num_processors");
   require_positive(device.min_chunk_len, "min_chunk_len");
   require_positive(device.max_group_rows, "max_group_rows");
+  require_positive(device.chunk_align, "chunk_align");
   if (shape.num_qo_heads % shape.num_kv_heads != 0) {
     throw Error(ErrorCode::kBadArgument, "attention plan: num_qo_heads " + std::to_string(shape.num_qo_heads) +
                                              " is no multiple of num_kv_heads " + std::to_string(shape.num_kv_heads));

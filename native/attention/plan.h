@@ -26,6 +26,7 @@ struct PlanDevice {
   int num_processors;     // threads of the pool, or multiprocessors
   int min_chunk_len;      // KV tokens below which a cut costs more than it balances
   int max_group_rows;     // query rows (queries * group_size) one work item may hold
+  int chunk_align = 1;    // a cut is made after a multiple of so many pages: what a kernel takes at a time
 };
 
 // (KV chunk, query group): computed for each KV head by one worker.
@@ -40,6 +41,7 @@ struct WorkItem {
   int32_t mask_stride;             // words per query = ceil((kv_len - dense_len) / 64)
   int32_t partial_begin;           // partial slot of the group's first query, the others follow; -1: the only item of
                                    // these queries, so it writes out directly
+  int32_t cost;                    // estimated, in rows of arithmetic on a token (partition.h)
 };
 
 // Exact counts for one layer; the engine multiplies by layers.

@@ -18,9 +18,7 @@ void plan_radix(PlanBuilder& builder) {
   }
   const int64_t target = builder.target_cost();
   for (const PlanScratch::Tile& tile : builder.scratch().tiles) {
-    int64_t num_tokens = 0;
-    for (int32_t i = tile.piece_begin; i < tile.piece_end; ++i) num_tokens += builder.scratch().pieces[i].len;
-    const int chunks = num_chunks(tile.cost, target, num_tokens, builder.device().min_chunk_len);
+    const int chunks = num_chunks(tile.cost, target, builder.num_tokens(tile), builder.device().min_chunk_len);
     builder.write_chunks(tile, tile.piece_begin, tile.piece_end, chunks);
   }
 }

@@ -1,6 +1,7 @@
 #include "attention/plan_builder.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "attention/partition.h"
 
@@ -112,10 +113,22 @@ void PlanBuilder::add_tile_over_all(int32_t query_begin, int32_t query_end) {
   s.tiles.push_back(tile);
 }
 
+int64_t PlanBuilder::num_tokens(const PlanScratch::Tile& tile) const {
+  int64_t sum = 0;
+  for (int32_t i = tile.piece_begin; i < tile.piece_end; ++i) sum += plan_.scratch.pieces[i].len;
+  return sum;
+}
+
 int64_t PlanBuilder::target_cost() const {
-  int64_t total = 0;
-  for (const PlanScratch::Tile& tile : plan_.scratch.tiles) total += tile.cost;
-  return target_item_cost(total, shape_.num_kv_heads, device_);
+  PartitionLoad load;
+  for (const PlanScratch::Tile& tile : plan_.scratch.tiles) {
+    load.cost += tile.cost;
+    load.num_rows += static_cast<int64_t>(tile.query_end - tile.query_begin) * shape_.group_size();
+    load.num_tiles += 1;
+    load.max_items += num_chunks(tile.cost, 1, num_tokens(tile), device_.min_chunk_len);
+  }
+  const int32_t num_items = choose_num_items(load, shape_.num_kv_heads, device_);
+  return std::max<int64_t>(load.cost / std::max(num_items, 1), 1);
 }
 
 void PlanBuilder::write_chunks(const PlanScratch::Tile& tile, int32_t piece_begin, int32_t piece_end, int chunks,
@@ -129,7 +142,7 @@ void PlanBuilder::write_chunks(const PlanScratch::Tile& tile, int32_t piece_begi
 
   s.chunk.clear();
   int32_t span_begin = static_cast<int32_t>(plan_.spans.size());
-  int64_t spent = 0, chunk_len = 0, next_cut = 1;
+  int64_t spent = 0, spent_before = 0, chunk_len = 0, next_cut = 1;
   for (int32_t i = piece_begin; i < piece_end; ++i) {
     const PlanScratch::Piece piece = s.pieces[i];
     const PageSpan* source = tree_.spans.data() + tree_.span_indptr[piece.node];
@@ -148,20 +161,23 @@ void PlanBuilder::write_chunks(const PlanScratch::Tile& tile, int32_t piece_begi
 
       // A cut goes to the page boundary nearest to its even place; the next span is taken to cost as much as this one.
       const bool due = next_cut < chunks && (2 * spent + span_cost) * chunks >= 2 * cost * next_cut;
-      if (due && chunk_len >= device_.min_chunk_len && tokens_left >= device_.min_chunk_len) {
-        write_item(tile, span_begin, dense_mask);
+      const bool aligned = (static_cast<int32_t>(plan_.spans.size()) - span_begin) % device_.chunk_align == 0;
+      if (due && aligned && chunk_len >= device_.min_chunk_len && tokens_left >= device_.min_chunk_len) {
+        write_item(tile, span_begin, spent - spent_before, dense_mask);
         s.chunk.clear();
+        spent_before = spent;
         span_begin = static_cast<int32_t>(plan_.spans.size());
         chunk_len = 0;
         next_cut = std::max(next_cut + 1, spent * chunks / cost + 1);
       }
     }
   }
-  if (!s.chunk.empty()) write_item(tile, span_begin, dense_mask);
+  if (!s.chunk.empty()) write_item(tile, span_begin, spent - spent_before, dense_mask);
 }
 
-void PlanBuilder::write_item(const PlanScratch::Tile& tile, int32_t span_begin, bool dense_mask) {
+void PlanBuilder::write_item(const PlanScratch::Tile& tile, int32_t span_begin, int64_t cost, bool dense_mask) {
   WorkItem item{};
+  item.cost = static_cast<int32_t>(std::min<int64_t>(cost, std::numeric_limits<int32_t>::max()));
   item.span_begin = span_begin;
   item.span_end = static_cast<int32_t>(plan_.spans.size());
   for (const PlanScratch::ChunkPiece& piece : plan_.scratch.chunk) item.kv_len += piece.end - piece.begin;
@@ -254,13 +270,8 @@ void PlanBuilder::write_mask(WorkItem& item) {
 }
 
 void PlanBuilder::finish() {
-  const int32_t group_size = shape_.group_size();
-  auto cost = [&](const WorkItem& item) {
-    return item.kv_len * token_cost((item.query_end - item.query_begin) * group_size);
-  };
-  std::sort(plan_.items.begin(), plan_.items.end(), [&](const WorkItem& a, const WorkItem& b) {
-    const int64_t cost_a = cost(a), cost_b = cost(b);
-    return cost_a != cost_b ? cost_a > cost_b : a.span_begin < b.span_begin;
+  std::sort(plan_.items.begin(), plan_.items.end(), [](const WorkItem& a, const WorkItem& b) {
+    return a.cost != b.cost ? a.cost > b.cost : a.span_begin < b.span_begin;
   });
   number_partials();
 

@@ -25,8 +25,10 @@ class PlanBuilder {
   void add_tile(int32_t query_begin, int32_t query_end);
   // The same queries with all tokens of the tree as pieces.
   void add_tile_over_all(int32_t query_begin, int32_t query_end);
-  // target_item_cost of the tiles added so far.
+  // The cost of a work item if the tiles added so far are cut into choose_num_items.
   int64_t target_cost() const;
+  // Tokens of all pieces of the tile.
+  int64_t num_tokens(const PlanScratch::Tile& tile) const;
 
   // Cuts pieces [piece_begin, piece_end) of the tile, as one run of tokens, into `chunks` work items of even cost.
   // With dense_mask every token is masked, also those that all queries of the group see.
@@ -46,7 +48,7 @@ class PlanBuilder {
   bool sees_draft_token(int32_t node, int32_t token, int32_t begin, int32_t end) const;
   void measure_queries();
   void add_piece(PlanScratch::Tile& tile, int32_t node);
-  void write_item(const PlanScratch::Tile& tile, int32_t span_begin, bool dense_mask);
+  void write_item(const PlanScratch::Tile& tile, int32_t span_begin, int64_t cost, bool dense_mask);
   void write_group(const PlanScratch::Tile& tile);
   int32_t dense_len(std::span<const int32_t> group) const;
   void write_mask(WorkItem& item);

@@ -17,12 +17,18 @@ struct NamedTree {
   TreeSnapshot snapshot(int page_size) const { return make_snapshot(nodes, queries, page_size); }
 };
 
+inline std::string tree_name(const char* family, const std::vector<int>& sizes) {
+  std::string name = family;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    name += i == 0 ? ":" : ",";
+    name += std::to_string(sizes[i]);
+  }
+  return name;
+}
+
 // Few-shot / best-of-n: one prefix, `width` branches.
 inline NamedTree star_tree(int prefix_len, int width, int branch_len) {
-  NamedTree t{"star " + std::to_string(prefix_len) + " + " + std::to_string(width) + " x " +
-                  std::to_string(branch_len),
-              {{-1, prefix_len}},
-              {}};
+  NamedTree t{tree_name("star", {prefix_len, width, branch_len}), {{-1, prefix_len}}, {}};
   for (int i = 0; i < width; ++i) {
     t.nodes.push_back({0, branch_len});
     t.queries.push_back(i + 1);
@@ -33,10 +39,11 @@ inline NamedTree star_tree(int prefix_len, int width, int branch_len) {
 // Level i has widths[i] nodes of lens[i] tokens, spread evenly below the level above; a query at each last-level node.
 inline NamedTree level_tree(const std::vector<int>& widths, const std::vector<int>& lens) {
   NamedTree t{"levels", {}, {}};
+  std::vector<int> sizes;
   int above = 0, above_begin = -1;
   for (size_t level = 0; level < widths.size(); ++level) {
     const int begin = static_cast<int>(t.nodes.size());
-    t.name += " " + std::to_string(widths[level]) + "x" + std::to_string(lens[level]);
+    sizes.insert(sizes.end(), {widths[level], lens[level]});
     for (int i = 0; i < widths[level]; ++i) {
       const int parent = level == 0 ? -1 : above_begin + i * above / widths[level];
       t.nodes.push_back({parent, lens[level]});
@@ -45,21 +52,18 @@ inline NamedTree level_tree(const std::vector<int>& widths, const std::vector<in
     above = widths[level];
     above_begin = begin;
   }
+  t.name = tree_name("levels", sizes);
   return t;
 }
 
 // A prefix and `len` fresh tokens in a chain: chunked prefill.
 inline NamedTree prefill_tree(int prefix_len, int len) {
-  return {"prefill " + std::to_string(prefix_len) + " + " + std::to_string(len),
-          {{-1, prefix_len}, {0, len, NodeMask::kCausal}},
-          {}};
+  return {tree_name("prefill", {prefix_len, len}), {{-1, prefix_len}, {0, len, NodeMask::kCausal}}, {}};
 }
 
 // A prefix and a draft tree of `len` tokens in which token j hangs below token (j - 1) / arity.
 inline NamedTree draft_tree(int prefix_len, int len, int arity) {
-  NamedTree t{"draft " + std::to_string(prefix_len) + " + " + std::to_string(len),
-              {{-1, prefix_len}, {0, len, NodeMask::kTree}},
-              {}};
+  NamedTree t{tree_name("draft", {prefix_len, len, arity}), {{-1, prefix_len}, {0, len, NodeMask::kTree}}, {}};
   for (int j = 0; j < len; ++j) t.nodes[1].tree_parent.push_back(j == 0 ? -1 : (j - 1) / arity);
   return t;
 }
