@@ -91,11 +91,14 @@ export class Branch implements EngineBranch {
   }
 
   decode(options: DecodeOptions = {}): DecodeStream {
+    const problem = this.#problemWithDecode(options);
     const { tokenizer, dispatcher, contextLength } = this.#context;
-    const { signal } = options;
-    const stopTokens = options.stopTokens ?? tokenizer.eosTokens;
+    const { signal, stop = [], stopTokens = tokenizer.eosTokens } = problem ? {} : options;
     let detach = () => {};
-    const stream = new TokenStream(tokenizer, options, stopTokens, {
+    const stream = new TokenStream(tokenizer, {
+      stop,
+      stopTokens,
+      wantsLogprobs: options.logprobs !== undefined,
       onToken: () => {
         this.#known++;
       },
@@ -104,29 +107,26 @@ export class Branch implements EngineBranch {
         if (branchLength !== undefined) this.#known = branchLength;
       },
     });
-    try {
-      this.#checkUsable();
-      checkDecodeOptions(options, tokenizer.vocabSize);
-      this.#checkNotEmpty("decode");
-      if (signal?.aborted) {
-        stream.finishAborted();
-        return stream;
-      }
+    if (problem) stream.fail(problem);
+    else if (signal?.aborted) stream.finishAborted();
+    else {
       const request = dispatcher.open(stream);
-      this.#submit(request, [
-        {
-          op: "decode",
-          request,
-          branch: this.id,
-          maxTokens: options.maxTokens ?? contextLength,
-          stopTokens: [...stopTokens],
-          stopStrings: (options.stop ?? []).map((stop) => Buffer.from(stop, "utf8")),
-          sampling: nativeSampling(options),
-        },
-      ]);
-      detach = this.#cancelOnAbort(request, signal);
-    } catch (error) {
-      stream.fail(fromAddon(error));
+      try {
+        this.#submit(request, [
+          {
+            op: "decode",
+            request,
+            branch: this.id,
+            maxTokens: options.maxTokens ?? contextLength,
+            stopTokens: [...stopTokens],
+            stopStrings: stop.map((text) => Buffer.from(text, "utf8")),
+            sampling: nativeSampling(options),
+          },
+        ]);
+        detach = this.#cancelOnAbort(request, signal);
+      } catch (error) {
+        stream.fail(fromAddon(error));
+      }
     }
     return stream;
   }
@@ -237,6 +237,18 @@ export class Branch implements EngineBranch {
     const { fatal } = this.#context.dispatcher;
     if (fatal) throw fatal;
     if (this.#disposed) throw new DeftreeError("E_DISPOSED", `Branch ${this.id} was pruned`);
+  }
+
+  /** A stream is returned in any case, so what is wrong with the call is its error. */
+  #problemWithDecode(options: DecodeOptions): DeftreeError | undefined {
+    try {
+      this.#checkUsable();
+      checkDecodeOptions(options, this.#context.tokenizer.vocabSize);
+      this.#checkNotEmpty("decode");
+      return undefined;
+    } catch (error) {
+      return fromAddon(error);
+    }
   }
 
   #checkNotEmpty(operation: string): void {

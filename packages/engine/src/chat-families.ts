@@ -6,7 +6,7 @@ import type { ChatTurn } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { TextSegment } from "./tokenizer.js";
 
-export interface ChatFormatInput {
+interface ChatFormatInput {
   turns: readonly ChatTurn[];
   addGenerationPrompt: boolean;
   bosText: string;
@@ -129,7 +129,7 @@ const zephyrTemplate =
  * The same template in one spelling: without white space that Jinja drops (trim_blocks, lstrip_blocks and `-` are how chat
  * templates are rendered), single quotes, `message['role']` for `message.role`, and neighbouring literals joined.
  */
-export function canonicalTemplate(template: string): string {
+function canonicalTemplate(template: string): string {
   const trimmed = template
     .replace(/^[ \t]*(?=\{%)/gm, "")
     .replace(/\s*(\{[{%])-/g, "$1")

@@ -1,15 +1,18 @@
-import type {
-  DecodedToken,
-  DecodeOptions,
-  DecodeResult,
-  DecodeStream,
-  FinishReason,
-  TextTokenizer,
-} from "./engine-types.js";
+import type { DecodedToken, DecodeResult, DecodeStream, FinishReason, TextTokenizer } from "./engine-types.js";
 import type { DeftreeError } from "./errors.js";
 import type { NativeFinished, NativeFinishReason } from "./native-addon.js";
 import type { RequestHandler, StepToken } from "./step-dispatcher.js";
 import { TextStream } from "./text-stream.js";
+
+interface TokenStreamOptions {
+  stop: readonly string[];
+  /** Tokens whose text is not part of the result. */
+  stopTokens: readonly number[];
+  wantsLogprobs: boolean;
+  onToken(): void;
+  /** Called once, with the branch's length where it is known. */
+  onEnd(branchLength: number | undefined): void;
+}
 
 /** One decode: fed by the dispatcher, read by the caller. Tokens are kept, so it may be iterated late, or twice. */
 export class TokenStream implements DecodeStream, RequestHandler {
@@ -28,23 +31,14 @@ export class TokenStream implements DecodeStream, RequestHandler {
   #resolve!: (result: DecodeResult) => void;
   #reject!: (error: DeftreeError) => void;
 
-  /**
-   * @param stopTokens tokens whose text is not part of the result.
-   * @param hooks told of each token, and once of the end with the branch's length then, if it is known.
-   */
-  constructor(
-    tokenizer: TextTokenizer,
-    options: DecodeOptions,
-    stopTokens: readonly number[],
-    hooks: { onToken: () => void; onEnd: (branchLength: number | undefined) => void },
-  ) {
+  constructor(tokenizer: TextTokenizer, { stop, stopTokens, wantsLogprobs, onToken, onEnd }: TokenStreamOptions) {
     this.#tokenizer = tokenizer;
-    this.#stop = options.stop ?? [];
+    this.#stop = stop;
     this.#stopTokens = new Set(stopTokens);
-    this.#wantsLogprobs = options.logprobs !== undefined;
-    this.#onToken = hooks.onToken;
-    this.#onEnd = hooks.onEnd;
-    this.#text = new TextStream(this.#stop.map((stop) => Buffer.from(stop, "utf8")));
+    this.#wantsLogprobs = wantsLogprobs;
+    this.#onToken = onToken;
+    this.#onEnd = onEnd;
+    this.#text = new TextStream(stop.map((text) => Buffer.from(text, "utf8")));
     this.result = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;

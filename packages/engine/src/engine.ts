@@ -49,7 +49,7 @@ export class Engine implements BranchEngine {
    */
   static async load(source: string, options: EngineOptions = {}): Promise<Engine> {
     checkEngineOptions(options);
-    return Engine.fromFiles(await resolveModel(source), options, await loadAddon());
+    return Engine.fromFiles(await resolveModel(source), options, loadAddon());
   }
 
   /** @internal The rest of {@link load}, over any addon. */

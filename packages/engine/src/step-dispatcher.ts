@@ -84,7 +84,7 @@ const codes: Record<DeftreeErrorCode, true> = {
   E_NETWORK: true,
 };
 
-export function toDeftreeError({ code, message, figures }: NativeErrorInfo): DeftreeError {
+function toDeftreeError({ code, message, figures }: NativeErrorInfo): DeftreeError {
   return new DeftreeError(Object.hasOwn(codes, code) ? (code as DeftreeErrorCode) : "E_INTERNAL", message, { figures });
 }
 

@@ -13,7 +13,7 @@ const maxDepth = 64;
  * Parses JSON of a model file.
  * @throws E_BAD_MODEL for text that is no JSON, nests deeper than 64 or repeats a key within one object.
  */
-export function parseStrictJson(text: string, file: string): JsonValue {
+function parseStrictJson(text: string, file: string): JsonValue {
   checkNesting(text, file);
   try {
     return JSON.parse(text) as JsonValue;

@@ -4,7 +4,7 @@ export type MetadataToWrite =
   | { type: number; value: number | bigint | string | boolean }
   | { type: 9; elementType: number; values: (number | string)[] };
 
-export interface GgufTensorToWrite {
+interface GgufTensorToWrite {
   name: string;
   /** As the file lists it: fastest dimension first. */
   dims: (number | bigint)[];

@@ -139,9 +139,9 @@ function describeDefaultWeights(reference: Reference): void {
 
   it("answers in words", async () => {
     using branch = engine.branch();
-    await branch.extend(engine.encodeChat([{ role: "user", content: "What is the capital of France?" }]));
+    await branch.extend(engine.encodeChat([{ role: "user", content: "What is the capital of Germany?" }]));
     const { text, finishReason } = await branch.decode({ maxTokens: 48 });
-    expect(text).toMatch(/Paris/);
+    expect(text).toMatch(/Berlin/);
     expect(finishReason).toBe("stop");
   });
 }
@@ -157,7 +157,7 @@ function describeBlocks(): void {
   it.each(blocks.filter(({ type }) => !unsupported.includes(type)))(
     "$type",
     async ({ type, bytes_hex: hex, values }) => {
-      const actual = (await loadAddon()).dequantize(type, Buffer.from(hex, "hex"));
+      const actual = loadAddon().dequantize(type, Buffer.from(hex, "hex"));
       expect(actual).toHaveLength(values.length);
       for (const [index, value] of values.entries()) {
         expect(Math.abs(actual[index]! - value)).toBeLessThanOrEqual(1e-6 * Math.max(1, Math.abs(value)));
@@ -165,7 +165,7 @@ function describeBlocks(): void {
     },
   );
   it.each(unsupported)("%s is refused", async (type) => {
-    const addon = await loadAddon();
+    const addon = loadAddon();
     expect(() => addon.dequantize(type, new Uint8Array(84))).toThrow();
   });
 }

@@ -82,14 +82,14 @@ export function hfConfig(config: NativeLlamaConfig): Record<string, unknown> {
   };
 }
 
-export interface TensorToWrite {
+interface TensorToWrite {
   name: string;
   dtype: string;
   shape: number[];
   data: Uint8Array;
 }
 
-export function safetensorsFile(tensors: readonly TensorToWrite[]): Buffer {
+function safetensorsFile(tensors: readonly TensorToWrite[]): Buffer {
   let end = 0;
   const header = Object.fromEntries(
     tensors.map(({ name, dtype, shape, data }) => {
@@ -110,7 +110,8 @@ export function safetensorsWithHeader(header: string, data: Uint8Array): Buffer 
 function randomTensor(name: string, shape: readonly number[], dtype: string, random: () => number): Uint8Array {
   const count = shape.reduce((product, size) => product * size, 1);
   const isNorm = shape.length === 1;
-  const scale = name.includes("embed_tokens") || name.includes("lm_head") ? 1 : 1 / Math.sqrt(shape.at(-1)!);
+  // Small embeddings: with large ones a tied model would repeat its last token.
+  const scale = /embed_tokens|lm_head/.test(name) ? 0.2 : 1 / Math.sqrt(shape.at(-1)!);
   const values = Float32Array.from({ length: count }, () => (isNorm ? 1 + 0.1 * random() : scale * random()));
   if (dtype === "F32") return new Uint8Array(values.buffer);
   const halves = new Uint16Array(count);
@@ -128,7 +129,7 @@ function toHalf(bits: number): number {
 }
 
 /** Normal numbers (Box and Muller) from a small linear generator: the same on every machine. */
-export function randomNormal(seed: number): () => number {
+function randomNormal(seed: number): () => number {
   let state = (seed * 2654435761 + 1) >>> 0;
   const uniform = () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;

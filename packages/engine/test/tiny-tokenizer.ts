@@ -10,7 +10,7 @@ export const tinyChatTemplate =
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 /** Characters that stand for the bytes 0..255 in byte-level BPE, in the order of the bytes. */
-export function byteCharacters(): string[] {
+function byteCharacters(): string[] {
   const isPrintable = (byte: number) => (byte > 0x20 && byte < 0x7f) || (byte > 0xa0 && byte !== 0xad);
   let next = 256;
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isPrintable(byte) ? byte : next++));
