@@ -243,9 +243,10 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
 
   #decodeOptions(options: this["ParsedCallOptions"]): DecodeOptions {
     const { logprobs, topLogprobs, seed, ...sampling } = { ...this.sampling, ...samplingFields(options) };
+    const isSampled = (sampling.temperature ?? 0) > 0;
     return {
       ...sampling,
-      seed: seed ?? Math.floor(Math.random() * 2 ** 32),
+      ...(isSampled ? { seed: seed ?? Math.floor(Math.random() * 2 ** 32) } : {}),
       stop: this.#stopOf(options),
       signal: options.signal,
       ...(logprobs || topLogprobs ? { logprobs: topLogprobs ?? 0 } : {}),
