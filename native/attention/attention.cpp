@@ -82,16 +82,13 @@ PlanDevice cpu_plan_device(int num_threads) {
   return {.num_processors = num_threads, .min_chunk_len = 128, .max_group_rows = 128, .chunk_align = 4};
 }
 
-const KernelSet& choose_kernels(CpuLevel level, const AttentionShape& shape) {
+const KernelSet& choose_kernels([[maybe_unused]] CpuLevel level, const AttentionShape& shape) {
+  if (shape.page_size != 16 || shape.head_dim % 64 != 0) return kPlainKernels;
 #if defined(__x86_64__)
-  const bool tiled = shape.page_size == 16 && shape.head_dim % 64 == 0;
-  if (tiled && level >= CpuLevel::kAvx512) return kAvx512Kernels;
-  if (tiled && level >= CpuLevel::kAvx2) return kAvx2Kernels;
-#else
-  (void)level;
-  (void)shape;
+  if (level >= CpuLevel::kAvx512) return kAvx512Kernels;
+  if (level >= CpuLevel::kAvx2) return kAvx2Kernels;
 #endif
-  return kPlainKernels;
+  return kVec128Kernels;
 }
 
 void run_with_level(CpuLevel level, const CpuAttentionParams& params, const Plan& plan, CpuWorkspace& workspace,

@@ -1,5 +1,5 @@
-// The tiled kernel, written once over a vector type and compiled per instruction set (attention_avx2.cpp,
-// attention_avx512.cpp). page_size is 16 and head_dim a multiple of 64. The layout is drawn in docs/tree-attention.md.
+// The tiled kernel, written once over a vector type and compiled per instruction set (attention_vec128.cpp,
+// attention_avx2.cpp, attention_avx512.cpp). page_size is 16 and head_dim a multiple of 64. The layout is drawn in docs/tree-attention.md.
 //
 //   for each key block (up to 4 page spans, 64 lanes; lane = 16 * page of the block + slot):
 //     for each row block (up to kRows rows that see any key of it):

@@ -1,7 +1,6 @@
 // run() with every policy, kernel, shape and storage type against the dense oracle, and the oracles against each other.
 #include "attention/attention.h"
 
-#include <cfloat>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -18,6 +17,7 @@ namespace deftree::attention {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+constexpr double kEpsilon = std::numeric_limits<float>::epsilon();
 
 std::vector<CpuLevel> levels() {
   std::vector<CpuLevel> all = {CpuLevel::kScalar};
@@ -136,7 +136,7 @@ std::vector<float> dense(Layer& layer) {
 }
 
 // Outputs are means of standard normal values, at most about 4 in size: the floor is 4 roundings of such a number.
-constexpr double kFloor = 4 * 4 * FLT_EPSILON / 2;
+constexpr double kFloor = 4 * 4 * kEpsilon / 2;
 
 void check_all_kernels(Layer& layer, const PlanDevice& device, ThreadPool& pool, const std::string& what) {
   const std::vector<float> exact = dense(layer);
@@ -147,7 +147,7 @@ void check_all_kernels(Layer& layer, const PlanDevice& device, ThreadPool& pool,
     make_plan(layer.tree, policy, layer.shape, device, plan);
     reference_plan(layer.params(), plan);
     const std::string where = what + ", " + std::string(policy_name(policy));
-    if (!(max_error(layer.out, exact) <= FLT_EPSILON * 4)) test::fail(__FILE__, __LINE__, where + ": reference_plan");
+    if (!(max_error(layer.out, exact) <= kEpsilon * 4)) test::fail(__FILE__, __LINE__, where + ": reference_plan");
     for (CpuLevel level : levels()) {
       // Poisoned, so that a partial slot that is merged but not written shows.
       std::fill(workspace.partial_o.begin(), workspace.partial_o.end(), kNaN);

@@ -72,10 +72,11 @@ struct KernelSet {
   void (*to_half)(const float* src, uint16_t* dst, int n);
 };
 
-// Portable C++, any page_size and head_dim.
+// Any page_size and head_dim.
 extern const KernelSet kPlainKernels;
+// page_size 16 and a head_dim that is a multiple of 64: attention_kernel.h.
+extern const KernelSet kVec128Kernels;
 #if defined(__x86_64__)
-// page_size 16 and a head_dim that is a multiple of 64.
 extern const KernelSet kAvx2Kernels;
 extern const KernelSet kAvx512Kernels;
 #endif
