@@ -63,7 +63,7 @@ describe("Branch", () => {
   it("takes back the length of an extend that failed, and passes the error on", async () => {
     const { branch, dispatcher, lastRequest } = setUp();
     const extended = branch.extend([4, 5, 6]);
-    const error = { code: "E_KV_FULL", message: "no pages", figures: { wanted: 3, free: 0 } };
+    const error = { code: "E_KV_FULL", message: "no pages", figures: { wanted_tokens: 3, free: 0 } };
     const finished = [{ request: lastRequest(), reason: "error", branchLength: 5, error }] as NativeFinished[];
     dispatcher.dispatch({
       step: 0,
@@ -72,7 +72,7 @@ describe("Branch", () => {
       logprobs: new Float32Array(),
       finished,
     });
-    await expect(extended).rejects.toMatchObject({ code: "E_KV_FULL", figures: { wanted: 3, free: 0 } });
+    await expect(extended).rejects.toMatchObject({ code: "E_KV_FULL", figures: { wantedTokens: 3, free: 0 } });
     expect(branch.length).toBe(5);
   });
 

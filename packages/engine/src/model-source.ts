@@ -57,10 +57,10 @@ async function readFolder(folder: string, name?: string): Promise<ModelFiles> {
 }
 
 async function readMini(): Promise<ModelFiles> {
-  const require = createRequire(import.meta.url);
   let folder: string;
   try {
-    folder = path.join(path.dirname(require.resolve("@deftree/model-mini/package.json")), "model");
+    const { resolve } = createRequire(import.meta.url);
+    folder = path.join(path.dirname(resolve("@deftree/model-mini/package.json")), "model");
   } catch (cause) {
     throw new DeftreeError(
       "E_MODEL_NOT_FOUND",

@@ -85,7 +85,15 @@ const codes: Record<DeftreeErrorCode, true> = {
 };
 
 function toDeftreeError({ code, message, figures }: NativeErrorInfo): DeftreeError {
-  return new DeftreeError(Object.hasOwn(codes, code) ? (code as DeftreeErrorCode) : "E_INTERNAL", message, { figures });
+  const named = Object.entries(figures).map(([name, value]) => [camelCase(name), value]);
+  return new DeftreeError(Object.hasOwn(codes, code) ? (code as DeftreeErrorCode) : "E_INTERNAL", message, {
+    figures: Object.fromEntries(named),
+  });
+}
+
+/** C++ names figures in snake_case. */
+function camelCase(name: string): string {
+  return name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 }
 
 /** Whatever the addon threw or rejected with, as a DeftreeError: its errors carry `code` and `figures`. */

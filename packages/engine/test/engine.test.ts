@@ -99,6 +99,20 @@ describe("Engine.load", () => {
     await expect(loading).rejects.toMatchObject({ code: "E_ABORTED" });
   });
 
+  it("says how many tokens of KV a prompt wants when there are not enough", async () => {
+    await using engine = await Engine.load(f32, { ...options, kvTokens: 64 });
+    const branch = engine.branch();
+    await expect(branch.extend(Array(100).fill(5))).rejects.toMatchObject({
+      code: "E_KV_FULL",
+      figures: { wantedTokens: 100, totalTokens: 64 },
+    });
+    await engine.checkInvariants();
+    branch.prune();
+    const small = engine.branch();
+    await small.extend(Array(40).fill(5));
+    expect((await small.decode({ maxTokens: 4, stopTokens: [] })).tokens).toHaveLength(4);
+  });
+
   it("keeps engines apart", async () => {
     await using first = await Engine.load(f32, options);
     await using second = await Engine.load(f32, options);
