@@ -106,11 +106,9 @@ void quantize_row(const PackedMatrix& m, const Activations& a, int row, int star
 template <bool kBf16, int R, int H>
 void float_tile(const PackedMatrix& m, int half, const float* x, int ldx, float* y, int ldy) {
   const int num_pairs = m.in_features / 2;
-  const size_t panel_bytes = kBf16 ? static_cast<size_t>((m.in_features + 1) / 2) * 2 * kPanel * sizeof(uint16_t)
-                                   : static_cast<size_t>(m.in_features) * kPanel * sizeof(float);
   constexpr size_t kPairBytes = kBf16 ? 2 * kPanel * sizeof(uint16_t) : 2 * kPanel * sizeof(float);
   const std::byte* w[H];
-  for (int h = 0; h < H; ++h) w[h] = m.weights + (half + h) / 2 * panel_bytes + (half + h) % 2 * 32;
+  for (int h = 0; h < H; ++h) w[h] = m.weights + (half + h) / 2 * m.panel_bytes() + (half + h) % 2 * 32;
   const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
 
   __m256 even[R][H], odd[R][H];
@@ -194,7 +192,7 @@ void integer_tile(const PackedMatrix& m, int half, const Activations& a, int row
   const size_t groups = num_blocks * kGroups;
   const size_t panel = static_cast<size_t>(half / 2);
   const size_t first_lane = panel * groups * kPanel + half % 2 * kHalf;
-  const std::byte* w = m.weights + panel * num_blocks * kBlockBytes + half % 2 * 32;
+  const std::byte* w = m.weights + panel * m.panel_bytes() + half % 2 * 32;
   const uint16_t* scales = m.scales + first_lane;
   const uint16_t* mins = m.has_min ? m.mins + first_lane : nullptr;
   const int8_t* codes = a.codes + row * num_blocks * kBlock;
@@ -282,7 +280,7 @@ void multiply(const PackedMatrix& m, const Activations& a, const LinearTask& tas
 
 }  // namespace
 
-const LinearKernels kLinearAvx2{"avx2", 128, quantize_row, multiply};
+const LinearKernels kLinearAvx2{"avx2", 128, quantize_row, nullptr, multiply};
 
 }  // namespace deftree
 #endif

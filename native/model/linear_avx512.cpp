@@ -22,6 +22,8 @@ __m512 load_f16(const uint16_t* src) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(src)));
 }
 
+void prefetch(const void* line) { _mm_prefetch(static_cast<const char*>(line), _MM_HINT_T0); }
+
 __m512i broadcast4(const int8_t* src) {
   int32_t bytes;
   __builtin_memcpy(&bytes, src, sizeof bytes);
@@ -123,6 +125,7 @@ void f32_tile(const PackedMatrix& m, int panel, const float* x, int ldx, float* 
   for (; k + 2 <= m.in_features; k += 2, w += 2 * kPanel) {
     DEFTREE_UNROLL for (int p = 0; p < P; ++p) {
       const __m512 w0 = _mm512_loadu_ps(w + p * panel_len), w1 = _mm512_loadu_ps(w + p * panel_len + kPanel);
+      if (R > 1) prefetch(w + (P + p) * panel_len), prefetch(w + (P + p) * panel_len + kPanel);
       DEFTREE_UNROLL for (int r = 0; r < R; ++r) {
         even[r][p] = _mm512_fmadd_ps(w0, _mm512_set1_ps(x[static_cast<size_t>(r) * ldx + k]), even[r][p]);
         odd[r][p] = _mm512_fmadd_ps(w1, _mm512_set1_ps(x[static_cast<size_t>(r) * ldx + k + 1]), odd[r][p]);
@@ -148,8 +151,7 @@ void f32_tile(const PackedMatrix& m, int panel, const float* x, int ldx, float* 
 // As f32_tile; a 32-bit lane holds an even and an odd input's weight, each a shift or a mask away from a float.
 template <int R, int P>
 void bf16_tile(const PackedMatrix& m, int panel, const float* x, int ldx, float* y, int ldy) {
-  const int num_pairs = (m.in_features + 1) / 2;
-  const size_t panel_len = static_cast<size_t>(num_pairs) * kPanel;
+  const size_t panel_len = m.panel_bytes() / sizeof(uint32_t);
   const uint32_t* w = reinterpret_cast<const uint32_t*>(m.weights) + panel * panel_len;
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
   __m512 even[R][P], odd[R][P];
@@ -159,6 +161,7 @@ void bf16_tile(const PackedMatrix& m, int panel, const float* x, int ldx, float*
   for (int pair = 0; pair < m.in_features / 2; ++pair, w += kPanel) {
     DEFTREE_UNROLL for (int p = 0; p < P; ++p) {
       const __m512i both = _mm512_loadu_si512(w + p * panel_len);
+      if (R > 1) prefetch(w + (P + p) * panel_len);
       const __m512 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
       const __m512 w1 = _mm512_castsi512_ps(_mm512_and_epi32(both, upper));
       DEFTREE_UNROLL for (int r = 0; r < R; ++r) {
@@ -190,8 +193,8 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
   constexpr int kBlockBytes = kNibbles ? 256 : 512;
   const size_t num_blocks = static_cast<size_t>(m.num_blocks);
   const size_t groups = num_blocks * kGroups;
-  const size_t panel_bytes = num_blocks * kBlockBytes;
-  const auto* w = reinterpret_cast<const uint8_t*>(m.weights) + panel * panel_bytes;
+  const size_t panel_bytes = m.panel_bytes();
+  const auto* w = reinterpret_cast<const uint8_t*>(m.weights + panel * panel_bytes);
   const uint16_t* scales = m.scales + panel * groups * kPanel;
   const uint16_t* mins = kHasMin ? m.mins + panel * groups * kPanel : nullptr;
   const int8_t* codes = a.codes + row * num_blocks * kBlock;
@@ -204,9 +207,7 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
   for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
   for (size_t b = 0; b < num_blocks; ++b, w += kBlockBytes) {
     // The next panel streams in while this one is multiplied.
-    DEFTREE_UNROLL for (int j = 0; j < kBlockBytes; j += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + panel_bytes + j), _MM_HINT_T0);
-    }
+    DEFTREE_UNROLL for (int j = 0; j < kBlockBytes; j += 64) prefetch(w + panel_bytes + j);
     __m512i block[8];
     if constexpr (kNibbles) {
       DEFTREE_UNROLL for (int j = 0; j < 4; ++j) {
@@ -254,23 +255,27 @@ void integer_multiply(const PackedMatrix& m, const Activations& a, const LinearT
   }
 }
 
-// Few rows go through several panels at once, to have enough independent sums in flight.
-constexpr int panels_at_once(int rows) { return rows == 1 ? 4 : rows <= 4 ? 2 : 1; }
+template <bool kBf16, int R, int P>
+void float_tile(const PackedMatrix& m, int panel, const Activations& a, int row, float* y, int ldy) {
+  const float* x = a.x + static_cast<size_t>(row) * a.ldx;
+  float* dst = y + static_cast<size_t>(row) * ldy;
+  kBf16 ? bf16_tile<R, P>(m, panel, x, a.ldx, dst, ldy) : f32_tile<R, P>(m, panel, x, a.ldx, dst, ldy);
+}
 
 template <bool kBf16>
 void float_multiply(const PackedMatrix& m, const Activations& a, const LinearTask& task, float* y, int ldy) {
-  for_row_tiles<8>(task.row_begin, task.row_end, [&]<int R>(int row) {
-    const float* x = a.x + static_cast<size_t>(row) * a.ldx;
-    float* dst = y + static_cast<size_t>(row) * ldy;
-    constexpr int P = panels_at_once(R);
-    int panel = task.panel_begin;
-    for (; panel + P <= task.panel_end; panel += P) {
-      kBf16 ? bf16_tile<R, P>(m, panel, x, a.ldx, dst, ldy) : f32_tile<R, P>(m, panel, x, a.ldx, dst, ldy);
-    }
-    for (; panel < task.panel_end; ++panel) {
-      kBf16 ? bf16_tile<R, 1>(m, panel, x, a.ldx, dst, ldy) : f32_tile<R, 1>(m, panel, x, a.ldx, dst, ldy);
-    }
-  });
+  int panel = task.panel_begin;
+  // Few rows go through several panels at once, to have enough independent sums in flight.
+  if (task.row_end - task.row_begin <= 4) {
+    for_row_tiles<4>(task.row_begin, task.row_end, [&]<int R>(int row) {
+      constexpr int P = R == 1 ? 4 : 2;
+      for (; panel + P <= task.panel_end; panel += P) float_tile<kBf16, R, P>(m, panel, a, row, y, ldy);
+    });
+  }
+  for (; panel < task.panel_end; ++panel) {
+    for_row_tiles<8>(task.row_begin, task.row_end,
+                     [&]<int R>(int row) { float_tile<kBf16, R, 1>(m, panel, a, row, y, ldy); });
+  }
 }
 
 void multiply(const PackedMatrix& m, const Activations& a, const LinearTask& task, float* y, int ldy) {
@@ -292,7 +297,7 @@ void multiply(const PackedMatrix& m, const Activations& a, const LinearTask& tas
 
 }  // namespace
 
-const LinearKernels kLinearAvx512{"avx512", 0, quantize_row, multiply};
+const LinearKernels kLinearAvx512{"avx512", 0, quantize_row, nullptr, multiply};
 
 }  // namespace deftree
 #endif

@@ -46,7 +46,7 @@ struct PackedMatrix {
   bool has_min;
 
   // kF32: float [P, in_features, 16]
-  // kBf16: uint16_t [P, ceil(in_features / 2), 16, 2]
+  // kBf16: uint16_t [P, B * 16, 16, 2], zero beyond in_features
   // kI8: uint8_t [P, B, 8, 16, 4]: four neighbouring inputs of an output lie together, as vpdpbusd wants them
   // kI4: uint8_t [P, B, 4, 16, 4]: low nibbles are the first 16 inputs of the block, high nibbles the last 16
   const std::byte* weights;
@@ -58,6 +58,15 @@ struct PackedMatrix {
 
   // Codes too wide for kernels that multiply signed bytes or sum in 16 bits.
   bool wide_codes() const { return max_code > 63; }
+  size_t panel_bytes() const {
+    switch (format) {
+      case WeightFormat::kF32: return static_cast<size_t>(in_features) * kPanel * sizeof(float);
+      case WeightFormat::kBf16: return static_cast<size_t>(num_blocks) * kBlock * kPanel * sizeof(uint16_t);
+      case WeightFormat::kI8: return static_cast<size_t>(num_blocks) * kBlock * kPanel;
+      case WeightFormat::kI4: return static_cast<size_t>(num_blocks) * kBlock * kPanel / 2;
+    }
+    return 0;
+  }
   int groups_per_row() const { return num_blocks * (kBlock / group_len); }
   int lanes(int panel) const { return out_features - panel * kPanel < kPanel ? out_features - panel * kPanel : kPanel; }
 };
@@ -67,11 +76,12 @@ struct LinearWeight::Impl {
   AlignedBuffer buffer;
 };
 
-// The rows of one call. Float formats read x; kI8 and kI4 read the quantised form: x = scale * code per block of 32,
-// code in [-127, 127].
+// The rows of one call. Float formats read x, or bf16 in kernel sets that round rows; kI8 and kI4 read the quantised
+// form: x = scale * code per block of 32, code in [-127, 127].
 struct Activations {
   const float* x;  // [rows, ldx]
   int ldx;
+  uint16_t* bf16;   // [rows, num_blocks * 32], zero beyond in_features
   int8_t* codes;    // [rows, num_blocks * 32], zero beyond in_features
   float* scales;    // [rows, num_blocks]
   int32_t* starts;  // [rows, groups]: start_factor * sum of the group's codes, where the integer dot product begins
@@ -89,6 +99,8 @@ struct LinearKernels {
   int signed_offset;
   // Fills row `row` of the quantised form. start_factor: see Activations::starts.
   void (*quantize_row)(const PackedMatrix& matrix, const Activations& activations, int row, int start_factor);
+  // Fills row `row` of Activations::bf16, for kBf16. nullptr: the set multiplies x as it is.
+  void (*round_row)(const PackedMatrix& matrix, const Activations& activations, int row);
   // y: [rows, ldy], whole matrix; writes the task's part.
   void (*multiply)(const PackedMatrix& matrix, const Activations& activations, const LinearTask& task, float* y,
                    int ldy);

@@ -182,9 +182,8 @@ struct Packer {
   void pack_float_panel(int panel, PanelScratch& scratch) const {
     const int in_features = matrix.in_features;
     const bool f32 = matrix.format == WeightFormat::kF32;
-    const size_t row_len = f32 ? in_features : (in_features + 1) / 2 * 2;
-    std::byte* dst = weights + panel * row_len * kPanel * (f32 ? sizeof(float) : sizeof(uint16_t));
-    std::memset(dst, 0, row_len * kPanel * (f32 ? sizeof(float) : sizeof(uint16_t)));
+    std::byte* dst = weights + panel * matrix.panel_bytes();
+    std::memset(dst, 0, matrix.panel_bytes());
     for (int lane = 0; lane < matrix.lanes(panel); ++lane) {
       const SourceRow from = find_row(sources, int64_t{panel} * kPanel + lane);
       dequantize(from.source->dtype, from.bytes, scratch.row);
@@ -225,24 +224,11 @@ struct Packer {
         if (matrix.has_min) mins[at] = f32_to_f16(std::ldexp(row_mins[g], -exponent));
       }
     }
-    const size_t panel_bytes = padded_in * kPanel / (matrix.format == WeightFormat::kI4 ? 2 : 1);
-    store_codes(matrix, scratch.codes.data(), reinterpret_cast<uint8_t*>(weights) + panel * panel_bytes);
+    store_codes(matrix, scratch.codes.data(), reinterpret_cast<uint8_t*>(weights + panel * matrix.panel_bytes()));
   }
 };
 
 size_t round_up_64(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-size_t weights_bytes(const PackedMatrix& matrix) {
-  const size_t outputs = static_cast<size_t>(matrix.num_panels) * kPanel;
-  const size_t padded_in = static_cast<size_t>(matrix.num_blocks) * kBlock;
-  switch (matrix.format) {
-    case WeightFormat::kF32: return outputs * matrix.in_features * sizeof(float);
-    case WeightFormat::kBf16: return outputs * ((matrix.in_features + 1) / 2) * 2 * sizeof(uint16_t);
-    case WeightFormat::kI8: return outputs * padded_in;
-    case WeightFormat::kI4: return outputs * padded_in / 2;
-  }
-  return 0;
-}
 
 }  // namespace
 
@@ -302,7 +288,7 @@ LinearWeight LinearWeight::pack(std::span<const SourceTensor> sources, WeightFor
   const bool integer = is_integer(format);
   const size_t outputs = static_cast<size_t>(matrix.num_panels) * kPanel;
   const size_t groups_bytes = integer ? round_up_64(outputs * matrix.groups_per_row() * sizeof(uint16_t)) : 0;
-  const size_t codes_bytes = round_up_64(weights_bytes(matrix));
+  const size_t codes_bytes = round_up_64(matrix.num_panels * matrix.panel_bytes());
   const size_t unit_bytes = integer ? outputs * sizeof(float) : 0;
   weight.impl_->buffer = AlignedBuffer(codes_bytes + (matrix.has_min ? 2 : 1) * groups_bytes + unit_bytes);
   std::byte* const base = weight.impl_->buffer.data();
@@ -344,19 +330,19 @@ void LinearWeight::dequantize_row(int row, float* dst) const {
   const PackedMatrix& m = impl_->matrix;
   const size_t panel = static_cast<size_t>(row) / kPanel, lane = static_cast<size_t>(row) % kPanel;
   const size_t in_features = static_cast<size_t>(m.in_features);
+  const std::byte* weights = m.weights + panel * m.panel_bytes();
   if (m.format == WeightFormat::kF32) {
-    const float* src = reinterpret_cast<const float*>(m.weights) + panel * in_features * kPanel + lane;
+    const float* src = reinterpret_cast<const float*>(weights) + lane;
     for (size_t k = 0; k < in_features; ++k) dst[k] = src[k * kPanel];
     return;
   }
   if (m.format == WeightFormat::kBf16) {
-    const auto* src = reinterpret_cast<const uint16_t*>(m.weights) + panel * ((in_features + 1) / 2) * 2 * kPanel + lane * 2;
+    const auto* src = reinterpret_cast<const uint16_t*>(weights) + lane * 2;
     for (size_t k = 0; k < in_features; ++k) dst[k] = bf16_to_f32(src[k / 2 * 2 * kPanel + k % 2]);
     return;
   }
   const bool nibbles = m.format == WeightFormat::kI4;
-  const size_t padded_in = static_cast<size_t>(m.num_blocks) * kBlock;
-  const auto* codes = reinterpret_cast<const uint8_t*>(m.weights) + panel * padded_in * kPanel / (nibbles ? 2 : 1);
+  const auto* codes = reinterpret_cast<const uint8_t*>(weights);
   const size_t groups = static_cast<size_t>(m.groups_per_row());
   for (size_t k = 0; k < in_features; ++k) {
     const size_t block = k / kBlock, j = k % kBlock;

@@ -46,7 +46,7 @@ void quantize_row(const PackedMatrix& m, const Activations& a, int row, int star
 
 // dst: [16]
 void f32_panel(const PackedMatrix& m, int panel, const float* x, float* dst) {
-  const float* w = reinterpret_cast<const float*>(m.weights) + static_cast<size_t>(panel) * m.in_features * kPanel;
+  const float* w = reinterpret_cast<const float*>(m.weights + panel * m.panel_bytes());
   float even[kPanel] = {}, odd[kPanel] = {};
   for (int k = 0; k < m.in_features; ++k, w += kPanel) {
     float* sum = k % 2 == 0 ? even : odd;
@@ -57,7 +57,7 @@ void f32_panel(const PackedMatrix& m, int panel, const float* x, float* dst) {
 
 void bf16_panel(const PackedMatrix& m, int panel, const float* x, float* dst) {
   const int num_pairs = (m.in_features + 1) / 2;
-  const auto* w = reinterpret_cast<const uint16_t*>(m.weights) + static_cast<size_t>(panel) * num_pairs * 2 * kPanel;
+  const auto* w = reinterpret_cast<const uint16_t*>(m.weights + panel * m.panel_bytes());
   float even[kPanel] = {}, odd[kPanel] = {};
   for (int pair = 0; pair < num_pairs; ++pair, w += 2 * kPanel) {
     const float x0 = x[2 * pair], x1 = 2 * pair + 1 < m.in_features ? x[2 * pair + 1] : 0.0f;
@@ -92,7 +92,7 @@ void integer_panel(const PackedMatrix& m, int panel, const Activations& a, int r
   const int block_bytes = nibbles ? 256 : 512;
   const int groups = m.groups_per_row();
   const size_t first_group = static_cast<size_t>(panel) * groups * kPanel;
-  const auto* w = reinterpret_cast<const uint8_t*>(m.weights) + static_cast<size_t>(panel) * m.num_blocks * block_bytes;
+  const auto* w = reinterpret_cast<const uint8_t*>(m.weights + panel * m.panel_bytes());
   const uint16_t* scales = m.scales + first_group;
   const uint16_t* mins = m.has_min ? m.mins + first_group : nullptr;
   const int8_t* codes = a.codes + static_cast<size_t>(row) * m.num_blocks * kBlock;
@@ -141,6 +141,6 @@ void multiply(const PackedMatrix& m, const Activations& a, const LinearTask& tas
 
 }  // namespace
 
-const LinearKernels kLinearScalar{"scalar", 0, quantize_row, multiply};
+const LinearKernels kLinearScalar{"scalar", 0, quantize_row, nullptr, multiply};
 
 }  // namespace deftree
