@@ -18,14 +18,14 @@ namespace deftree {
 
 struct BackendOptions {
   int32_t num_pages, page_size;
-  std::string kv_type;        // "f32" | "f16" (CPU), "bf16" (CUDA); "auto"
-  int32_t num_threads;        // CPU
-  int32_t max_step_tokens;    // most query rows of a step
+  std::string kv_type;      // "f32" | "f16" (CPU), "bf16" (CUDA); "auto"
+  int32_t num_threads;      // CPU
+  int32_t max_step_tokens;  // most query rows of a step
 };
 
 struct BackendInfo {
-  std::string device;         // "cpu" | "cuda"
-  std::string description;    // "AVX-512 VNNI, 2 threads"
+  std::string device;       // "cpu" | "cuda"
+  std::string description;  // "AVX-512 VNNI, 2 threads"
   std::string weight_format, kv_type;
   uint64_t weight_bytes, kv_bytes;
   uint64_t kv_bytes_per_token;  // K and V, all layers

@@ -113,22 +113,21 @@ class CpuBackend final : public Backend {
         thread_errors_(pool_.num_threads()) {
     const LlamaConfig& config = weights_.config;
     const bool f32 = kv_.layers()[0].type == KvType::kF32;
-    info_ = {.device = "cpu",
-             .description = std::string(cpu_level_name(cpu_level())) + ", " + std::to_string(pool_.num_threads()) +
-                            (pool_.num_threads() == 1 ? " thread" : " threads"),
-             .weight_format = std::string(weight_format_name(weights_.layers[0].gate_up.format())),
-             .kv_type = f32 ? "f32" : "f16",
-             .weight_bytes = weights_.bytes(),
-             .kv_bytes = kv_.bytes(),
-             .kv_bytes_per_token = uint64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim * (f32 ? 4 : 2)};
+    info_ = {
+        .device = "cpu",
+        .description = std::string(cpu_level_name(cpu_level())) + ", " + std::to_string(pool_.num_threads()) +
+                       (pool_.num_threads() == 1 ? " thread" : " threads"),
+        .weight_format = std::string(weight_format_name(weights_.layers[0].gate_up.format())),
+        .kv_type = f32 ? "f32" : "f16",
+        .weight_bytes = weights_.bytes(),
+        .kv_bytes = kv_.bytes(),
+        .kv_bytes_per_token = uint64_t{2} * config.num_layers * config.num_kv_heads * config.head_dim * (f32 ? 4 : 2)};
   }
 
   const BackendInfo& info() const override { return info_; }
   attention::AttentionShape attention_shape() const override { return ops_.attention_shape(); }
 
-  attention::PlanDevice plan_device() const override {
-    return attention::cpu_plan_device(pool_.num_threads());
-  }
+  attention::PlanDevice plan_device() const override { return attention::cpu_plan_device(pool_.num_threads()); }
 
   void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) override {
     check(batch);
@@ -157,8 +156,10 @@ class CpuBackend final : public Backend {
   }
 
   void read_logits(int32_t row, std::span<float> dst) override {
-    if (dst.size() != static_cast<size_t>(weights_.config.vocab_size)) bad_option("read_logits needs vocab_size floats");
-    for_each_logits({&row, 1}, [&](int, std::span<const float> logits, int) { std::ranges::copy(logits, dst.begin()); });
+    if (dst.size() != static_cast<size_t>(weights_.config.vocab_size))
+      bad_option("read_logits needs vocab_size floats");
+    for_each_logits({&row, 1},
+                    [&](int, std::span<const float> logits, int) { std::ranges::copy(logits, dst.begin()); });
   }
 
   void copy_slots(std::span<const SlotCopy> copies) override {
@@ -208,7 +209,8 @@ class CpuBackend final : public Backend {
     }
     int32_t previous = -1;
     for (const int32_t row : batch.logit_rows) {
-      if (row <= previous || row >= static_cast<int32_t>(num_queries)) bad_option("logit_rows must ascend within the step");
+      if (row <= previous || row >= static_cast<int32_t>(num_queries))
+        bad_option("logit_rows must ascend within the step");
       previous = row;
     }
   }
@@ -277,7 +279,7 @@ class CpuBackend final : public Backend {
   std::vector<int> block_row_;       // row of the block of each of its requests
   std::vector<int> order_;
   std::vector<int32_t> rows_;
-  std::vector<SamplerScratch> sampler_scratch_;   // [num_threads]
+  std::vector<SamplerScratch> sampler_scratch_;    // [num_threads]
   std::vector<std::exception_ptr> thread_errors_;  // [num_threads]
 };
 

@@ -19,7 +19,8 @@ using deftree::test::ModelFile;
 
 namespace {
 
-constexpr BackendOptions kOptions = {.num_pages = 32, .page_size = 16, .kv_type = "auto", .num_threads = 2, .max_step_tokens = 128};
+constexpr BackendOptions kOptions = {
+    .num_pages = 32, .page_size = 16, .kv_type = "auto", .num_threads = 2, .max_step_tokens = 128};
 const std::atomic<bool> kNever{false};
 
 std::unique_ptr<Backend> make(BackendOptions options = kOptions, const std::string& weights = "auto") {
@@ -145,7 +146,8 @@ TEST(cpu_backend_copies_slots_of_all_layers) {
                        .tree_parent_indptr = {0, 0},
                        .tree_parent = {}};
   make_plan(tree, attention::Policy::kDeftFlatten, backend->attention_shape(), backend->plan_device(), prefill.plan);
-  backend->forward({.tokens = {prefill.batch.tokens[19]}, .positions = {19}, .slots = {-1}, .logit_rows = {0}}, prefill.plan, kNever);
+  backend->forward({.tokens = {prefill.batch.tokens[19]}, .positions = {19}, .slots = {-1}, .logit_rows = {0}},
+                   prefill.plan, kNever);
   CHECK_NEAR(test::relative_error(logits_of(*backend, 0), expected), 0, 5e-6);
 
   const std::vector<SlotCopy> past_the_end = {{0, 32 * 16 - 1, 2}};

@@ -3,9 +3,9 @@
 //   forward_bench [threads]
 //
 // Weights are random 4-bit blocks (Q4_1, the embedding Q8_0, as in the file that docs/benchmarks.md uses), written to a
-// temporary file and loaded as any model. Each case grows real branches in the tree cache: one prefix, n branches, greedy
-// tokens. Times are medians over the steps, split as BackendTimes splits them; `plan` is snapshot + plan. The weight
-// rate is weight bytes / linear time: a step of few rows cannot beat the machine's copy rate.
+// temporary file and loaded as any model. Each case grows real branches in the tree cache: one prefix, n branches,
+// greedy tokens. Times are medians over the steps, split as BackendTimes splits them; `plan` is snapshot + plan. The
+// weight rate is weight bytes / linear time: a step of few rows cannot beat the machine's copy rate.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -46,7 +46,8 @@ constexpr LlamaConfig kShape = {.num_layers = 30,
 // A model file of random blocks, removed at the end.
 class RandomModel {
  public:
-  RandomModel() : path_(std::filesystem::temp_directory_path() / ("deftree-bench-" + std::to_string(std::random_device{}()))) {
+  RandomModel()
+      : path_(std::filesystem::temp_directory_path() / ("deftree-bench-" + std::to_string(std::random_device{}()))) {
     spec_.config = kShape;
     spec_.files = {path_.string()};
     out_.open(path_, std::ios::binary);
@@ -87,8 +88,8 @@ class RandomModel {
         block[at + 1] = static_cast<char>(bits >> 8);
       };
       if (dtype == DType::kF32) block[0] = block[1] = 0, block[2] = static_cast<char>(0x80), block[3] = 0x3f;  // 1.0f
-      if (dtype == DType::kQ8_0) put_half(0, 0x1000);                           // scale 2^-11: values in +-1/16
-      if (dtype == DType::kQ4_1) put_half(0, 0x2000), put_half(2, 0xab80);      // 2^-7 * code - 15 * 2^-8
+      if (dtype == DType::kQ8_0) put_half(0, 0x1000);                       // scale 2^-11: values in +-1/16
+      if (dtype == DType::kQ4_1) put_half(0, 0x2000), put_half(2, 0xab80);  // 2^-7 * code - 15 * 2^-8
     }
     spec_.tensors.push_back({name, 0, offset_, bytes.size(), dtype, shape});
     offset_ += bytes.size();
@@ -114,7 +115,11 @@ class Bench {
  public:
   Bench(const ModelSpec& spec, int num_threads)
       : backend_(make_cpu_backend(spec,
-                                  {.num_pages = kNumPages, .page_size = 16, .kv_type = "auto", .num_threads = num_threads, .max_step_tokens = 512},
+                                  {.num_pages = kNumPages,
+                                   .page_size = 16,
+                                   .kv_type = "auto",
+                                   .num_threads = num_threads,
+                                   .max_step_tokens = 512},
                                   never_)),
         cache_({.num_pages = kNumPages, .page_size = 16}) {}
 
@@ -170,7 +175,8 @@ class Bench {
     }
     const Clock::time_point start = Clock::now();
     cache_.snapshot(step_branches, snapshot_);
-    make_plan(snapshot_.tree, attention::Policy::kDeftFlatten, backend_->attention_shape(), backend_->plan_device(), plan_);
+    make_plan(snapshot_.tree, attention::Policy::kDeftFlatten, backend_->attention_shape(), backend_->plan_device(),
+              plan_);
     StepTime time;
     time.plan = milliseconds_since(start);
 
@@ -189,7 +195,8 @@ class Bench {
     const SamplingParams greedy;
     std::vector<SampleRequest> requests(branches.size());
     for (const auto& [row, i] : last_rows) {
-      requests[i] = {.logit_row = batch.num_logits(), .params = &greedy, .path_hash = i, .position = 0, .seen = {}, .allowed = {}};
+      requests[i] = {
+          .logit_row = batch.num_logits(), .params = &greedy, .path_hash = i, .position = 0, .seen = {}, .allowed = {}};
       batch.logit_rows.push_back(row);
     }
 
@@ -229,18 +236,19 @@ void run(int num_threads) {
   const RandomModel model;
   Bench bench(model.spec(), num_threads);
   const double weight_mb = static_cast<double>(bench.info().weight_bytes) / 1e6;
-  std::printf("%s, weights %s (%.0f MB), KV %s\n\n", bench.info().description.c_str(), bench.info().weight_format.c_str(),
-              weight_mb, bench.info().kv_type.c_str());
+  std::printf("%s, weights %s (%.0f MB), KV %s\n\n", bench.info().description.c_str(),
+              bench.info().weight_format.c_str(), weight_mb, bench.info().kv_type.c_str());
   bench.prefill_once(512);  // warm-up
   const std::vector<Case> cases = {{"prefill 512", 512, bench.prefill_once(512)},
                                    {"1 branch on 512", 1, bench.decode(512, 1, 32)},
                                    {"16 branches on 512", 16, bench.decode(512, 16, 32)},
                                    {"16 branches on 2048", 16, bench.decode(2048, 16, 32)}};
-  std::printf("%-20s %9s %9s %9s %9s %9s %9s %9s %12s\n", "ms a step", "total", "linear", "attention", "sampling", "other",
-              "plan", "tokens/s", "weights GB/s");
+  std::printf("%-20s %9s %9s %9s %9s %9s %9s %9s %12s\n", "ms a step", "total", "linear", "attention", "sampling",
+              "other", "plan", "tokens/s", "weights GB/s");
   for (const auto& [name, num_rows, time] : cases) {
-    std::printf("%-20s %9.2f %9.2f %9.2f %9.2f %9.2f %9.3f %9.0f %12.1f\n", name, time.total, time.linear, time.attention,
-                time.sampling, time.other, time.plan, num_rows * 1000 / time.total, weight_mb / time.linear);
+    std::printf("%-20s %9.2f %9.2f %9.2f %9.2f %9.2f %9.3f %9.0f %12.1f\n", name, time.total, time.linear,
+                time.attention, time.sampling, time.other, time.plan, num_rows * 1000 / time.total,
+                weight_mb / time.linear);
   }
   std::string json;
   for (const auto& [name, num_rows, time] : cases) {

@@ -74,13 +74,15 @@ struct ModelFile {
     for (auto& [name, shape] : tensors(config)) {
       const DType type = shape.size() == 1 ? DType::kF32 : dtype;
       std::vector<float> values = formula_weights(name, shape);
-      if (config.qk_permuted && (name.find("q_proj") != std::string::npos || name.find("k_proj") != std::string::npos)) {
+      if (config.qk_permuted &&
+          (name.find("q_proj") != std::string::npos || name.find("k_proj") != std::string::npos)) {
         values = permuted(values, shape, config.head_dim);
       }
       std::string bytes;
       for (const float value : values) {
         const auto bits = std::bit_cast<uint32_t>(value);
-        for (int shift = type == DType::kF32 ? 0 : 16; shift < 32; shift += 8) bytes += static_cast<char>(bits >> shift);
+        for (int shift = type == DType::kF32 ? 0 : 16; shift < 32; shift += 8)
+          bytes += static_cast<char>(bits >> shift);
       }
       out << bytes;
       file.spec.tensors.push_back({name, 0, offset, bytes.size(), type, shape});
@@ -118,7 +120,8 @@ struct ModelFile {
 
  private:
   // As GGUF's converter does it: [heads, 2, head_dim / 2, cols] -> [heads, head_dim / 2, 2, cols].
-  static std::vector<float> permuted(const std::vector<float>& values, const std::vector<int64_t>& shape, int head_dim) {
+  static std::vector<float> permuted(const std::vector<float>& values, const std::vector<int64_t>& shape,
+                                     int head_dim) {
     std::vector<float> result;
     for (int64_t head = 0; head < shape[0] / head_dim; ++head) {
       for (int64_t i = 0; i < head_dim / 2; ++i) {
@@ -235,7 +238,8 @@ class LlamaRunner {
     for (size_t i = 0; i < branches.size(); ++i) {
       const int row = snapshot.first_query[i] + std::max(branches[i].num_fresh, 1) - 1;
       logits.emplace_back(config.vocab_size);
-      ops_.linear(weights_.lm_head(), hidden + size_t(row) * config.hidden_size, config.hidden_size, 1, logits[i].data());
+      ops_.linear(weights_.lm_head(), hidden + size_t(row) * config.hidden_size, config.hidden_size, 1,
+                  logits[i].data());
       if (branches[i].num_fresh > 0) cache.commit(branches[i].branch);
     }
     return logits;

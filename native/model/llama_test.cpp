@@ -67,13 +67,14 @@ TEST(llama_logits_depend_on_rope_scaling) {
   }
 }
 
-// Against float32: a float16 KV value is off by up to 2^-11 of itself, bf16 weights are those of the formula exactly (but
-// a kernel may round activations to bf16, 2^-9), int8 codes are off by 1/254 of the largest weight among 32. Two layers
-// and a softmax over scores of several units average the first out, and multiply the others by less than 8.
+// Against float32: a float16 KV value is off by up to 2^-11 of itself, bf16 weights are those of the formula exactly
+// (but a kernel may round activations to bf16, 2^-9), int8 codes are off by 1/254 of the largest weight among 32. Two
+// layers and a softmax over scores of several units average the first out, and multiply the others by less than 8.
 TEST(llama_narrow_formats_stay_within_their_rounding) {
   for (const std::string& name : kFixtures) {
     const LlamaFixture fixture = LlamaFixture::read(name);
-    ModelFile f32 = ModelFile::write(fixture.config, DType::kF32), bf16 = ModelFile::write(fixture.config, DType::kBf16);
+    ModelFile f32 = ModelFile::write(fixture.config, DType::kF32),
+              bf16 = ModelFile::write(fixture.config, DType::kBf16);
     CHECK_NEAR(fixture_error(fixture, f32.spec, KvType::kF16), 0, 2.0 / 2048);
     CHECK_NEAR(fixture_error(fixture, bf16.spec, KvType::kF32), 0, 8.0 / 512);
     f32.spec.weights = "int8";
@@ -121,7 +122,8 @@ TEST(llama_branches_of_one_step_give_the_logits_of_each_alone_under_every_policy
     for (size_t i = 0; i < branches.size(); ++i) {
       const double error = relative_error(logits[i], expected[i]);
       if (error < kOrderTolerance) continue;
-      fail(__FILE__, __LINE__, std::string(policy_name(policy)) + ", branch " + std::to_string(i) + ": " + std::to_string(error));
+      fail(__FILE__, __LINE__,
+           std::string(policy_name(policy)) + ", branch " + std::to_string(i) + ": " + std::to_string(error));
     }
     runner.cache.check_invariants();
   }

@@ -48,7 +48,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     }
   } file{open(path.c_str(), O_RDONLY | O_CLOEXEC)};
   if (file.fd < 0) fail_errno(path, "cannot open");
-  struct stat info {};
+  struct stat info{};
   if (fstat(file.fd, &info) != 0) fail_errno(path, "cannot read its size");
   if (!S_ISREG(info.st_mode)) fail(path, "not a regular file");
   size_ = static_cast<uint64_t>(info.st_size);

@@ -20,7 +20,8 @@ namespace {
 struct TemporaryFile {
   std::string path;
   explicit TemporaryFile(int size)
-      : path((std::filesystem::temp_directory_path() / ("deftree-test-" + std::to_string(std::random_device{}()))).string()) {
+      : path((std::filesystem::temp_directory_path() / ("deftree-test-" + std::to_string(std::random_device{}())))
+                 .string()) {
     std::ofstream out(path, std::ios::binary);
     for (int i = 0; i < size; ++i) out.put(static_cast<char>(i % 251));
   }

@@ -26,9 +26,12 @@ const RowKernels& row_kernels() {
 #if defined(__x86_64__)
   switch (cpu_level()) {
     case CpuLevel::kAmx:
-    case CpuLevel::kAvx512: return row_kernels_avx512();
-    case CpuLevel::kAvx2: return row_kernels_avx2();
-    case CpuLevel::kScalar: break;
+    case CpuLevel::kAvx512:
+      return row_kernels_avx512();
+    case CpuLevel::kAvx2:
+      return row_kernels_avx2();
+    case CpuLevel::kScalar:
+      break;
   }
 #endif
   return row_kernels_scalar();
@@ -53,7 +56,8 @@ LlamaActivations CpuOps::activations(int num_rows) {
   const LlamaConfig& config = weights_.config;
   const size_t hidden = config.hidden_size, q = size_t(shape_.num_qo_heads) * shape_.head_dim;
   const size_t kv = size_t(shape_.num_kv_heads) * shape_.head_dim, half_head = shape_.head_dim / 2;
-  const size_t widths[] = {hidden, hidden, half_head, half_head, q + 2 * kv, q, kv, kv, q, 2 * size_t(config.intermediate_size)};
+  const size_t widths[] = {hidden, hidden, half_head, half_head, q + 2 * kv,
+                           q,      kv,     kv,        q,         2 * size_t(config.intermediate_size)};
   float* begins[std::size(widths)];
 
   constexpr size_t kAlign = 16;  // floats in a cache line
@@ -96,18 +100,16 @@ void CpuOps::rms_norm(const float* x, std::span<const float> weight, int num_row
   const int n = static_cast<int>(weight.size());
   const auto eps = static_cast<float>(weights_.config.rms_norm_eps);
   const RowKernels& kernels = row_kernels();
-  for_rows(num_rows, n, [&](int row) {
-    kernels.rms_norm(x + size_t(row) * n, weight.data(), eps, n, out + size_t(row) * n);
-  });
+  for_rows(num_rows, n,
+           [&](int row) { kernels.rms_norm(x + size_t(row) * n, weight.data(), eps, n, out + size_t(row) * n); });
 }
 
 void CpuOps::add_rms_norm(float* x, float* h, std::span<const float> weight, int num_rows) {
   const int n = static_cast<int>(weight.size());
   const auto eps = static_cast<float>(weights_.config.rms_norm_eps);
   const RowKernels& kernels = row_kernels();
-  for_rows(num_rows, n, [&](int row) {
-    kernels.add_rms_norm(x + size_t(row) * n, h + size_t(row) * n, weight.data(), eps, n);
-  });
+  for_rows(num_rows, n,
+           [&](int row) { kernels.add_rms_norm(x + size_t(row) * n, h + size_t(row) * n, weight.data(), eps, n); });
 }
 
 void CpuOps::linear(const LinearWeight& weight, const float* x, int ldx, int num_rows, float* y) {

@@ -1,5 +1,5 @@
-// The operations of a Llama step on the CPU. LlamaActivations are float; each operation cuts its rows over the pool where that
-// pays and adds its time to times().
+// The operations of a Llama step on the CPU. Activations are float; each operation cuts its rows over the pool
+// where that pays and adds its time to times().
 #pragma once
 
 #include <chrono>

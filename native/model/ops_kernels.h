@@ -1,6 +1,7 @@
-// The row kernels of ops.cpp: what one thread does to one row. Included once by each ops*.cpp, which is compiled for one
-// instruction set; everything here is therefore local to the file that includes it. Plain loops that the compiler turns
-// into vectors of that set; sums run over kLanes lanes in a fixed order, so a row's value never depends on its step.
+// The row kernels of ops.cpp: what one thread does to one row. Included once by each ops*.cpp, which is compiled for
+// one instruction set; everything here is therefore local to the file that includes it. Plain loops that the compiler
+// turns into vectors of that set; sums run over kLanes lanes in a fixed order, so a row's value never depends on its
+// step.
 #pragma once
 
 #include <bit>
@@ -14,9 +15,9 @@ namespace {
 
 constexpr int kLanes = 16;
 
-// e^x to 2e-7 relative for x in [-87, 87]; x is clamped to that range, NaN too. Written so that loops over it vectorise:
-// the clamp works on the bits (a float comparison may trap, so the compiler keeps its branch), x = n ln 2 + r with n by
-// the rounding of a large addition, e^r by its series, 2^n by the exponent bits.
+// e^x to 2e-7 relative for x in [-87, 87]; x is clamped to that range, NaN too. Written so that loops over it
+// vectorise: the clamp works on the bits (a float comparison may trap, so the compiler keeps its branch), x = n ln 2 +
+// r with n by the rounding of a large addition, e^r by its series, 2^n by the exponent bits.
 inline float fast_exp(float x) {
   constexpr float kLog2e = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f, kRound = 12582912.0f;
   constexpr int32_t kMaxBits = std::bit_cast<int32_t>(87.0f), kSign = INT32_MIN;

@@ -9,8 +9,8 @@ namespace {
 
 double scaled(double frequency, const Llama3RopeScaling& scaling) {
   const double turns = scaling.original_context_len * frequency / (2 * std::numbers::pi);  // in the original context
-  const double kept = std::clamp(
-      (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0);
+  const double kept =
+      std::clamp((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0);
   return kept * frequency + (1 - kept) * frequency / scaling.factor;
 }
 

@@ -1,5 +1,5 @@
-// Rotary position embedding (Su et al., RoFormer, arXiv 2104.09864) in Hugging Face's layout: dimension i of a head turns
-// together with dimension i + head_dim / 2 by the angle position * inverse_frequency[i].
+// Rotary position embedding (Su et al., RoFormer, arXiv 2104.09864) in Hugging Face's layout: dimension i of a head
+// turns together with dimension i + head_dim / 2 by the angle position * inverse_frequency[i].
 #pragma once
 
 #include <cstdint>

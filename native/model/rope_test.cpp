@@ -46,11 +46,8 @@ TEST(rope_llama3_scaling_matches_transformers) {
   LlamaConfig small = config_of(64, 500000);
   small.rope_scaling = Llama3RopeScaling{32, 1, 4, 8192};
   const std::vector<double> of_small = rope_inverse_frequencies(small);
-  for (const auto& [i, expected] : std::vector<std::pair<int, double>>{{1, 0.66360128},
-                                                                       {13, 0.0048394212},
-                                                                       {16, 0.00042955671},
-                                                                       {18, 1.9461639e-05},
-                                                                       {31, 9.4183065e-08}}) {
+  for (const auto& [i, expected] : std::vector<std::pair<int, double>>{
+           {1, 0.66360128}, {13, 0.0048394212}, {16, 0.00042955671}, {18, 1.9461639e-05}, {31, 9.4183065e-08}}) {
     CHECK_NEAR(of_small[i] / expected, 1.0, 1e-6);
   }
 }

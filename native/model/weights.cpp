@@ -104,9 +104,7 @@ class TensorTable {
   std::vector<std::string> expected_;
 };
 
-std::string layer_name(int layer, const char* rest) {
-  return "model.layers." + std::to_string(layer) + "." + rest;
-}
+std::string layer_name(int layer, const char* rest) { return "model.layers." + std::to_string(layer) + "." + rest; }
 
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
@@ -140,7 +138,7 @@ std::vector<float> to_floats(const SourceTensor& source) {
   return values;
 }
 
-// GGUF's converter stores rows i and i + head_dim / 2 of each head of q and k beside one another, as rows 2i and 2i + 1.
+// GGUF's converter stores rows i and i + head_dim / 2 of each head of q and k as rows 2i and 2i + 1.
 std::vector<uint8_t> unpermute_rows(const SourceTensor& source, int head_dim) {
   const size_t row_bytes = source.bytes.size() / static_cast<size_t>(source.rows);
   std::vector<uint8_t> bytes(source.bytes.size());
@@ -214,14 +212,12 @@ uint64_t LlamaWeights::bytes() const {
 }
 
 void check_config(const LlamaConfig& config) {
-  for (const IntRange& range : {IntRange{"num_layers", config.num_layers, 1, 1024},
-                                IntRange{"hidden_size", config.hidden_size, 32, 1 << 17},
-                                IntRange{"intermediate_size", config.intermediate_size, 32, 1 << 20},
-                                IntRange{"num_qo_heads", config.num_qo_heads, 1, 1024},
-                                IntRange{"num_kv_heads", config.num_kv_heads, 1, 1024},
-                                IntRange{"head_dim", config.head_dim, 64, 128},
-                                IntRange{"vocab_size", config.vocab_size, 1, 1 << 22},
-                                IntRange{"context_len", config.context_len, 1, 1 << 24}}) {
+  for (const IntRange& range :
+       {IntRange{"num_layers", config.num_layers, 1, 1024}, IntRange{"hidden_size", config.hidden_size, 32, 1 << 17},
+        IntRange{"intermediate_size", config.intermediate_size, 32, 1 << 20},
+        IntRange{"num_qo_heads", config.num_qo_heads, 1, 1024}, IntRange{"num_kv_heads", config.num_kv_heads, 1, 1024},
+        IntRange{"head_dim", config.head_dim, 64, 128}, IntRange{"vocab_size", config.vocab_size, 1, 1 << 22},
+        IntRange{"context_len", config.context_len, 1, 1 << 24}}) {
     if (range.value >= range.min && range.value <= range.max) continue;
     bad_model("config: " + std::string(range.name) + " is " + std::to_string(range.value) + ", supported are " +
               std::to_string(range.min) + " to " + std::to_string(range.max));
@@ -237,7 +233,8 @@ void check_config(const LlamaConfig& config) {
   if (!(config.rms_norm_eps >= 0 && config.rms_norm_eps < 1)) bad_model("config: rms_norm_eps must be in [0, 1)");
   if (config.rope_scaling) {
     const Llama3RopeScaling& scaling = *config.rope_scaling;
-    if (!(std::isfinite(scaling.factor) && scaling.factor > 0)) bad_model("config: rope_scaling factor must be positive");
+    if (!(std::isfinite(scaling.factor) && scaling.factor > 0))
+      bad_model("config: rope_scaling factor must be positive");
     if (!(std::isfinite(scaling.high_freq_factor) && scaling.low_freq_factor > 0 &&
           scaling.high_freq_factor > scaling.low_freq_factor)) {
       bad_model("config: rope_scaling needs 0 < low_freq_factor < high_freq_factor");
