@@ -18,3 +18,4 @@ export type {
 } from "./engine-types.js";
 export { DeftreeError, type DeftreeErrorCode } from "./errors.js";
 export type { NativeStats } from "./native-addon.js";
+export { type HostReport, inspectHost } from "./host.js";

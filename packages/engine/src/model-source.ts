@@ -9,6 +9,8 @@ import { readHfFolder } from "./hf-folder.js";
 import { findHubSnapshot, hubCacheFolder, isHubModelId } from "./hub-cache.js";
 import type { ModelFiles } from "./model-files.js";
 
+const require = createRequire(import.meta.url);
+
 /**
  * Reads the headers of a model.
  * @param source `"mini"` (the embedded model), a folder in Hugging Face's format, a `.gguf` file, or `"org/name"` from the
@@ -59,16 +61,10 @@ async function readFolder(folder: string, name?: string): Promise<ModelFiles> {
 async function readMini(): Promise<ModelFiles> {
   let folder: string;
   try {
-    const { resolve } = createRequire(import.meta.url);
-    folder = path.join(path.dirname(resolve("@deftree/model-mini/package.json")), "model");
+    folder = path.join(path.dirname(require.resolve("@deftree/model-mini/package.json")), "model");
   } catch (cause) {
-    throw new DeftreeError(
-      "E_MODEL_NOT_FOUND",
-      'The model "mini" is in the package @deftree/model-mini, which is not installed',
-      {
-        cause,
-      },
-    );
+    const problem = 'The model "mini" is in the package @deftree/model-mini, which is not installed';
+    throw new DeftreeError("E_MODEL_NOT_FOUND", problem, { cause });
   }
   return readHfFolder(folder, "mini");
 }

@@ -1,4 +1,7 @@
-/** What every BranchEngine must do. The cases are written once; each implementation runs them from its own test file. */
+/**
+ * What every BranchEngine must do. The cases are written once; each implementation runs them from its own test file.
+ * Longer than other files so that the whole contract can be read in one place.
+ */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { BranchEngine, DecodedToken, EngineBranch } from "../src/engine-types.js";
 

@@ -1,0 +1,23 @@
+import { loadAddon } from "./addon-loader.js";
+import { hubCacheFolder } from "./hub-cache.js";
+
+/** What deftree found on this machine; for `deftree doctor` and bug reports. */
+export interface HostReport {
+  addonVersion: string;
+  /** The instruction set whose kernels run: "scalar", "avx2", "avx512", "amx". */
+  cpuLevel: string;
+  cpuFeatures: Record<string, boolean>;
+  /** Where models given as org/name are looked up. */
+  hubCache: string;
+}
+
+/** Looks at this machine. @throws E_ADDON_MISSING when the native addon cannot be loaded, with every attempt's error. */
+export function inspectHost(): HostReport {
+  const addon = loadAddon();
+  return {
+    addonVersion: addon.version,
+    cpuLevel: addon.cpu.level,
+    cpuFeatures: addon.cpu.features,
+    hubCache: hubCacheFolder(),
+  };
+}
