@@ -35,6 +35,7 @@ const { values, positionals } = parseArgs({
     tokens: { type: "string", default: "1e6" },
     shards: { type: "string", default: "2" },
     seed: { type: "string", default: "1" },
+    "max-length": { type: "string", default: "128" },
   },
 });
 
@@ -47,7 +48,7 @@ function drawExample(rng: Rng): Example {
     ticket -= weight;
     return ticket <= 0;
   })!;
-  return recipe.example(rng);
+  return recipe.example(rng, Number(values["max-length"]));
 }
 
 function renderPrompt({ prompt }: Example): string {

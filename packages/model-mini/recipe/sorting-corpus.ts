@@ -9,13 +9,14 @@ export interface Example {
 export interface Recipe {
   /** Whole number: how often the task is drawn, against the other tasks' weights. */
   weight: number;
-  example(rng: Rng): Example;
+  /** Lists have at most `maxLength` elements. */
+  example(rng: Rng, maxLength: number): Example;
 }
 
 export const sortingRecipe: Recipe = {
   weight: 1,
-  example(rng) {
-    const input = drawInput(drawLength(rng), rng);
+  example(rng, maxLength) {
+    const input = drawInput(drawLength(rng, maxLength), rng);
     return rng.int(1, 100) <= 70 ? sorting(input) : improving(input, rng);
   },
 };
@@ -40,12 +41,10 @@ function improving(input: number[], rng: Rng): Example {
   return { prompt, answer: formatList(sortedCopy(input)) };
 }
 
-function drawLength(rng: Rng): number {
-  const ticket = rng.int(1, 100);
-  if (ticket <= 25) return 32;
-  if (ticket <= 55) return 64;
-  if (ticket <= 75) return 128;
-  return rng.int(4, 128);
+/** Half of the lists have one of the task's own lengths. */
+function drawLength(rng: Rng, maxLength: number): number {
+  const lengths = [32, 64, 128].filter((length) => length <= maxLength);
+  return rng.int(0, 1) === 0 ? rng.pick(lengths) : rng.int(4, maxLength);
 }
 
 /** Mostly uniform digits, as the task has them; some lists of few digits, some made of sorted runs. */
