@@ -1,6 +1,13 @@
 import type { ChatDeftree } from "@deftree/langchain";
 import { treeOfThoughts } from "@deftree/langchain";
-import { bestOfN, breadthFirst, type SearchEvent, type SearchStatistics, type Strategy, singleShot } from "@deftree/search";
+import {
+  bestOfN,
+  breadthFirst,
+  type SearchEvent,
+  type SearchStatistics,
+  type Strategy,
+  singleShot,
+} from "@deftree/search";
 import { generateSorting, SORTING_UNREADABLE, type SortingState, sortingErrors, sortingProblem } from "@deftree/tasks";
 
 /**
@@ -67,7 +74,9 @@ export async function compareStrategies(options: CompareOptions): Promise<Method
     const input = generateSorting(length, firstProblem + item);
     const run = async (method: CompareMethod, strategy: Strategy, tokens?: number) => {
       options.onStart?.(method, item, input);
-      const outcome = await solveSorting(options, input, strategy, tokens, (event) => options.onEvent?.(method, item, event));
+      const outcome = await solveSorting(options, input, strategy, tokens, (event) =>
+        options.onEvent?.(method, item, event),
+      );
       outcomes[method].push(outcome);
       options.onFinish?.(method, item, outcome);
       return outcome;
@@ -122,7 +131,8 @@ export async function solveSorting(
 
 /** Sums of a method's outcomes; at least one. */
 export function sumOutcomes(outcomes: readonly SortingOutcome[]): OutcomeSums {
-  const sum = (value: (outcome: SortingOutcome) => number) => outcomes.reduce((total, outcome) => total + value(outcome), 0);
+  const sum = (value: (outcome: SortingOutcome) => number) =>
+    outcomes.reduce((total, outcome) => total + value(outcome), 0);
   const generatedTokens = sum((outcome) => outcome.statistics.generatedTokens);
   const seconds = sum((outcome) => outcome.statistics.elapsedMs) / 1000;
   return {

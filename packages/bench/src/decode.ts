@@ -1,4 +1,4 @@
-import { Engine, type BranchEngine, type EngineBranch, type EngineOptions } from "@deftree/engine";
+import { type BranchEngine, Engine, type EngineBranch, type EngineOptions } from "@deftree/engine";
 import { describeMachine, type MachineInfo } from "./machine.js";
 
 /**

@@ -1,5 +1,3 @@
-export { benchDecode, type DecodeBenchOptions, type DecodeBenchResult, type DecodeBenchRow } from "./decode.js";
-export { describeMachine, median, type MachineInfo } from "./machine.js";
 export {
   type CompareMethod,
   type CompareOptions,
@@ -12,3 +10,5 @@ export {
   sortingTree,
   sumOutcomes,
 } from "./compare-strategies.js";
+export { benchDecode, type DecodeBenchOptions, type DecodeBenchResult, type DecodeBenchRow } from "./decode.js";
+export { describeMachine, type MachineInfo, median } from "./machine.js";

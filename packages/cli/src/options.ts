@@ -16,7 +16,8 @@ export interface ModelFlags {
 export function integer(least: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`an integer of at least ${least} is wanted.`);
+    if (!Number.isInteger(value) || value < least)
+      throw new InvalidArgumentError(`an integer of at least ${least} is wanted.`);
     return value;
   };
 }
@@ -24,16 +25,23 @@ export function integer(least: number): (text: string) => number {
 export function number(least: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!Number.isFinite(value) || value < least) throw new InvalidArgumentError(`a number of at least ${least} is wanted.`);
+    if (!Number.isFinite(value) || value < least)
+      throw new InvalidArgumentError(`a number of at least ${least} is wanted.`);
     return value;
   };
 }
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option("-m, --model <model>", 'embedded model "mini", a Hugging Face folder, a .gguf file, or org/name from the hub cache', "mini")
+    .option(
+      "-m, --model <model>",
+      'embedded model "mini", a Hugging Face folder, a .gguf file, or org/name from the hub cache',
+      "mini",
+    )
     .addOption(new Option("--device <device>", "where to compute").choices(["auto", "cpu", "cuda"]))
-    .addOption(new Option("--weights <format>", "how weights are kept in memory").choices(["auto", "f32", "bf16", "int8"]))
+    .addOption(
+      new Option("--weights <format>", "how weights are kept in memory").choices(["auto", "f32", "bf16", "int8"]),
+    )
     .addOption(new Option("--kv <type>", "KV element type").choices(["auto", "f32", "f16", "bf16"]))
     .option("--kv-tokens <n>", "tokens that the KV pages hold together", integer(1))
     .option("--threads <n>", "compute threads", integer(1))

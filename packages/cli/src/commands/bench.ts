@@ -7,7 +7,9 @@ import { printScores } from "../score-table.js";
 import { demoLength } from "./demo.js";
 
 export function addBenchCommand(program: Command): void {
-  const bench = program.command("bench").description("measure; every benchmark prints a table and, with --json, one line");
+  const bench = program
+    .command("bench")
+    .description("measure; every benchmark prints a table and, with --json, one line");
   addModelOptions(bench.command("decode"))
     .description("one shared prefix, several branches: prefill, tokens/s and where the time of a step goes")
     .option("--prefix <n>", "tokens of the shared prefix", integer(1), 512)
@@ -51,7 +53,21 @@ async function decode(flags: DecodeFlags): Promise<void> {
       `${result.threads} threads, ${result.attention}; prefix ${result.prefixTokens}, ${result.newTokens} new tokens`,
   );
   output.table(
-    ["branches", "prefill", "n prompts at once", "tokens/s", "step", "linear", "attention", "sampling", "rest", "overhead", "KV read", "unshared", "RSS"],
+    [
+      "branches",
+      "prefill",
+      "n prompts at once",
+      "tokens/s",
+      "step",
+      "linear",
+      "attention",
+      "sampling",
+      "rest",
+      "overhead",
+      "KV read",
+      "unshared",
+      "RSS",
+    ],
     result.rows.map((row) => [
       String(row.branches),
       formatMs(row.prefillMs),
@@ -90,12 +106,20 @@ async function searchQuality(flags: SearchFlags): Promise<void> {
       model,
       seed,
       onFinish(method, item) {
-        if (method === "best-of-n" && (item + 1) % 10 === 0) output.progress(`seed ${seed}: ${item + 1} of ${flags.items}`);
+        if (method === "best-of-n" && (item + 1) % 10 === 0)
+          output.progress(`seed ${seed}: ${item + 1} of ${flags.items}`);
       },
     });
     runs.push({ seed, methods });
     output.line(`seed ${seed}`);
     printScores(output, methods);
   }
-  output.result({ benchmark: "search", machine: describeMachine(), model: flags.model, length: flags.length, items: flags.items, runs });
+  output.result({
+    benchmark: "search",
+    machine: describeMachine(),
+    model: flags.model,
+    length: flags.length,
+    items: flags.items,
+    runs,
+  });
 }

@@ -50,7 +50,11 @@ async function chat(prompt: string | undefined, flags: ChatFlags): Promise<void>
     return;
   }
   const interactive = process.stdin.isTTY === true;
-  const lines = createInterface({ input: process.stdin, output: interactive ? process.stderr : undefined, prompt: "> " });
+  const lines = createInterface({
+    input: process.stdin,
+    output: interactive ? process.stderr : undefined,
+    prompt: "> ",
+  });
   // Ctrl-C at the prompt ends the conversation; while an answer runs it ends the answer.
   let running: AbortController | undefined;
   const stop = () => (running ? running.abort() : lines.close());

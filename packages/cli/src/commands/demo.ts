@@ -35,7 +35,9 @@ async function demo(flags: DemoFlags): Promise<void> {
   await using model = new ChatDeftree({ ...engineOptions(flags), model: flags.model });
   const { info } = await model.engine();
   output.line(`Sorting ${flags.items} lists of ${flags.length} digits with ${info.modelName} on ${info.description}.`);
-  output.line("Tree of Thoughts writes the answer in parts of 8 numbers: at each level it samples several, drops those");
+  output.line(
+    "Tree of Thoughts writes the answer in parts of 8 numbers: at each level it samples several, drops those",
+  );
   output.line("that are already wrong, and grows the best. All branches decode in one step on one tree KV cache.\n");
 
   let view: LiveTree | undefined;
@@ -62,7 +64,9 @@ async function demo(flags: DemoFlags): Promise<void> {
   output.line();
   printScores(output, scores);
   if (flags.length === demoLength && flags.model === "mini") {
-    output.line(`${flags.length} is the length at which mini's greedy answers are right about half of the time, so that search`);
+    output.line(
+      `${flags.length} is the length at which mini's greedy answers are right about half of the time, so that search`,
+    );
     output.line("has something to do. Best-of-n stops once it is right, else at the tokens that the tree took.");
   }
   output.result({

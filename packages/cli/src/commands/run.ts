@@ -27,7 +27,11 @@ export function addRunCommand(program: Command): void {
   addModelOptions(run.command("sorting"))
     .description("sort lists of digits")
     .addOption(new Option("--strategy <name>", "how to search").choices(["tot", "best-of-n", "single"]).default("tot"))
-    .addOption(new Option("--grow <way>", "tot: parts of one answer, or whole answers improved by new prompts").choices(["continue", "reprompt"]).default("continue"))
+    .addOption(
+      new Option("--grow <way>", "tot: parts of one answer, or whole answers improved by new prompts")
+        .choices(["continue", "reprompt"])
+        .default("continue"),
+    )
     .option("--items <n>", "problems", integer(1), 10)
     .option("--length <n>", "numbers per generated list", integer(1), demoLength)
     .option("--data <file>", "CSV with the columns ID, Unsorted, Sorted instead of generated lists")
@@ -49,7 +53,13 @@ async function runSorting(flags: RunFlags): Promise<void> {
     if (flags.signal.aborted) break;
     const view = new LiveTree(`problem ${item + 1} of ${inputs.length}: ${formatList(input)}`, output);
     try {
-      const outcome = await solveSorting({ ...flags, model }, input, strategyOf(flags, input.length), undefined, (event) => view.show(event));
+      const outcome = await solveSorting(
+        { ...flags, model },
+        input,
+        strategyOf(flags, input.length),
+        undefined,
+        (event) => view.show(event),
+      );
       outcomes.push(outcome);
       view.finish(
         `problem ${item + 1}: ${outcome.solved ? "solved" : `${outcome.errors} errors`}, ` +
@@ -86,7 +96,9 @@ async function readInputs(flags: RunFlags): Promise<readonly (readonly number[])
   try {
     text = await readFile(flags.data, "utf8");
   } catch (cause) {
-    throw new DeftreeError("E_BAD_ARGUMENT", `--data ${flags.data} cannot be read: ${(cause as Error).message}`, { cause });
+    throw new DeftreeError("E_BAD_ARGUMENT", `--data ${flags.data} cannot be read: ${(cause as Error).message}`, {
+      cause,
+    });
   }
   try {
     return readSortingCsv(text)
