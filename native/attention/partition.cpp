@@ -4,18 +4,10 @@
 #include <limits>
 
 namespace deftree::attention {
-namespace {
 
-constexpr int64_t kReadCost = 8;    // of a KV token, in rows of arithmetic
-constexpr int64_t kStateCost = 24;  // of a row's share in starting, ending and merging an item, in tokens of arithmetic
-
-}  // namespace
-
-int64_t token_cost(int num_rows) { return kReadCost + num_rows; }
+int64_t token_cost(int num_rows, const PlanDevice& device) { return device.read_cost + num_rows; }
 
 int32_t choose_num_items(const PartitionLoad& load, int num_kv_heads, const PlanDevice& device) {
-  // Processors are never equally fast (another process, a cold cache); the last one is late by a part of a task.
-  constexpr double kLateness = 0.25;
   constexpr int kMaxTasksPerProcessor = 8;
   if (device.num_processors <= 1 || load.num_tiles == 0) return load.num_tiles;
 
@@ -24,10 +16,9 @@ int32_t choose_num_items(const PartitionLoad& load, int num_kv_heads, const Plan
   int32_t best = load.num_tiles;
   double best_time = std::numeric_limits<double>::infinity();
   for (int32_t n = load.num_tiles; n <= std::min(enough, std::max(load.max_items, load.num_tiles)); ++n) {
-    const double states = n == load.num_tiles ? 0 : kStateCost * rows_per_item;
-    const int64_t waves =
-        (static_cast<int64_t>(n) * num_kv_heads + device.num_processors - 1) / device.num_processors;
-    const double time = (static_cast<double>(load.cost) / n + states) * (waves + kLateness);
+    const double states = n == load.num_tiles ? 0 : device.state_cost * rows_per_item;
+    const int64_t waves = (static_cast<int64_t>(n) * num_kv_heads + device.num_processors - 1) / device.num_processors;
+    const double time = (static_cast<double>(load.cost) / n + states) * (waves + device.lateness);
     if (time < best_time) {
       best = n;
       best_time = time;

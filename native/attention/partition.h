@@ -10,10 +10,10 @@
 
 namespace deftree::attention {
 
-// Cost of one KV token with `num_rows` query rows. Reading it costs about eight rows' arithmetic: on a Xeon core with
-// AVX-512 a row takes 1.9 ns per token of head_dim 64, and its 256 bytes of f16 K and V 18 ns from memory, 6 ns from
-// the cache.
-int64_t token_cost(int num_rows);
+// Cost of one KV token with `num_rows` query rows. By default reading it costs eight rows' arithmetic: on a Xeon core
+// with AVX-512 a row takes 1.9 ns per token of head_dim 64, and its 256 bytes of f16 K and V 18 ns from memory, 6 ns
+// from the cache.
+int64_t token_cost(int num_rows, const PlanDevice& device);
 
 // What a tile partition is made of, summed over its tiles.
 struct PartitionLoad {
@@ -25,8 +25,8 @@ struct PartitionLoad {
 
 // How many work items make the step shortest on `device`: their tasks (an item for one KV head) run in
 // ceil(tasks / processors) waves, and each item more loads its rows' queries, writes their partial states and has them
-// merged (45 + 9 ns a row on the core above). The answer lies between num_tiles and max_items. For example 3 KV heads on 2 processors: one item gives 3 tasks, a third of the time one
-// processor idles; two items give 6.
+// merged (45 + 9 ns a row on the core above). The answer lies between num_tiles and max_items. For example 3 KV heads
+// on 2 processors: one item gives 3 tasks, a third of the time one processor idles; two items give 6.
 int32_t choose_num_items(const PartitionLoad& load, int num_kv_heads, const PlanDevice& device);
 
 // Into how many chunks a run of `num_tokens` with `cost` is cut: the nearest to the target that keeps chunks at or

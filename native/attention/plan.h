@@ -23,10 +23,14 @@ std::span<const Policy> all_policies();
 
 // What the partition must know of the device.
 struct PlanDevice {
-  int num_processors;     // threads of the pool, or multiprocessors
-  int min_chunk_len;      // KV tokens below which a cut costs more than it balances
-  int max_group_rows;     // query rows (queries * group_size) one work item may hold
-  int chunk_align = 1;    // a cut is made after a multiple of so many pages: what a kernel takes at a time
+  int num_processors;   // threads of the pool, or multiprocessors
+  int min_chunk_len;    // KV tokens below which a cut costs more than it balances
+  int max_group_rows;   // query rows (queries * group_size) one work item may hold
+  int chunk_align = 1;  // a cut is made after a multiple of so many pages: what a kernel takes at a time
+  // The cost model (partition.h). The defaults are a CPU core's.
+  int read_cost = 8;       // of a KV token, in rows of arithmetic
+  int state_cost = 24;     // of a row's share in starting, ending and merging an item, in tokens of arithmetic
+  double lateness = 0.25;  // of the last processor, in tasks: another process, a cold cache
 };
 
 // (KV chunk, query group): computed for each KV head by one worker.
@@ -49,7 +53,7 @@ struct PlanCounters {
   int64_t kv_tokens_read;      // sum over items of kv_len
   int64_t kv_tokens_unshared;  // sum over queries of the keys each sees: what reading without sharing costs
   int64_t mask_bytes;
-  int64_t partial_states;      // (O, LSE) pairs per query head written before the merge
+  int64_t partial_states;  // (O, LSE) pairs per query head written before the merge
   int32_t num_items;
   int32_t num_queries;
 };
@@ -70,17 +74,17 @@ struct PlanScratch {
   };
   std::vector<Tile> tiles;
   std::vector<Piece> pieces;
-  std::vector<ChunkPiece> chunk;         // of the work item being written
-  std::vector<int32_t> num_keys;         // [num_queries] keys each query sees
-  std::vector<int32_t> query_node;       // [num_queries]
-  std::vector<int32_t> path_len;         // [num_nodes] tokens from the root to the node's end
-  std::vector<int32_t> draft_depth;      // of the kTree node at hand
-  std::vector<int32_t> reread;           // [num_queries] see choose_tiles
-  std::vector<int32_t> tile_begin;       // [num tiles]
-  std::vector<int32_t> tile_from;        // [num_queries + 1]
-  std::vector<int64_t> tile_cost;        // [num_queries + 1]
+  std::vector<ChunkPiece> chunk;     // of the work item being written
+  std::vector<int32_t> num_keys;     // [num_queries] keys each query sees
+  std::vector<int32_t> query_node;   // [num_queries]
+  std::vector<int32_t> path_len;     // [num_nodes] tokens from the root to the node's end
+  std::vector<int32_t> draft_depth;  // of the kTree node at hand
+  std::vector<int32_t> reread;       // [num_queries] see choose_tiles
+  std::vector<int32_t> tile_begin;   // [num tiles]
+  std::vector<int32_t> tile_from;    // [num_queries + 1]
+  std::vector<int64_t> tile_cost;    // [num_queries + 1]
   std::vector<int32_t> candidates;
-  std::vector<int32_t> num_items;        // [num_queries] items that hold the query
+  std::vector<int32_t> num_items;  // [num_queries] items that hold the query
 };
 
 struct Plan {

@@ -49,8 +49,12 @@ void PlanBuilder::measure_queries() {
       s.query_node[q] = node;
       const int32_t j = q - begin;
       switch (tree_.mask[node]) {
-        case NodeMask::kNone: s.num_keys[q] = s.path_len[node]; break;
-        case NodeMask::kCausal: s.num_keys[q] = above + j + 1; break;
+        case NodeMask::kNone:
+          s.num_keys[q] = s.path_len[node];
+          break;
+        case NodeMask::kCausal:
+          s.num_keys[q] = above + j + 1;
+          break;
         case NodeMask::kTree: {
           const int32_t up = tree_.tree_parent[tree_.tree_parent_indptr[node] + j];
           s.draft_depth[j] = up < 0 ? 1 : s.draft_depth[up] + 1;
@@ -83,7 +87,7 @@ void PlanBuilder::add_piece(PlanScratch::Tile& tile, int32_t node) {
   int32_t len = tree_.node_len[node];
   if (tree_.mask[node] != NodeMask::kNone && end > begin) len = end - range.begin;  // later tokens see no one here
   if (len == 0) return;
-  const int64_t cost = token_cost(std::max(end - begin, 0) * shape_.group_size());
+  const int64_t cost = token_cost(std::max(end - begin, 0) * shape_.group_size(), device_);
   plan_.scratch.pieces.push_back({node, len, cost});
   tile.cost += len * cost;
 }
@@ -244,7 +248,7 @@ void PlanBuilder::write_mask(WorkItem& item) {
   int32_t chunk_pos = 0;
   for (const PlanScratch::ChunkPiece& piece : plan_.scratch.chunk) {
     const int32_t dense = std::clamp(item.dense_len - chunk_pos, 0, piece.end - piece.begin);
-    const int32_t begin = piece.begin + dense;            // first masked token, of the node
+    const int32_t begin = piece.begin + dense;               // first masked token, of the node
     const int32_t bit = chunk_pos + dense - item.dense_len;  // and its bit
     chunk_pos += piece.end - piece.begin;
     if (begin == piece.end) continue;
@@ -255,8 +259,12 @@ void PlanBuilder::write_mask(WorkItem& item) {
       uint64_t* words = plan_.mask_words.data() + item.mask_begin + (q - group) * item.mask_stride;
       const int32_t token = *q - range.begin;
       switch (tree_.mask[piece.node]) {
-        case NodeMask::kNone: set_bits(words, bit, bit + piece.end - begin); break;
-        case NodeMask::kCausal: set_bits(words, bit, bit + std::min(piece.end, token + 1) - begin); break;
+        case NodeMask::kNone:
+          set_bits(words, bit, bit + piece.end - begin);
+          break;
+        case NodeMask::kCausal:
+          set_bits(words, bit, bit + std::min(piece.end, token + 1) - begin);
+          break;
         case NodeMask::kTree: {
           const int32_t* parent = tree_.tree_parent.data() + tree_.tree_parent_indptr[piece.node];
           for (int32_t t = token; t >= begin; t = parent[t]) {
@@ -300,8 +308,8 @@ void PlanBuilder::number_partials() {
   plan_.merge_indptr.assign(num_queries + 1, 0);
   for (WorkItem& item : plan_.items) {
     const int32_t* group = plan_.group_queries.data();
-    const bool direct = std::all_of(group + item.query_begin, group + item.query_end,
-                                    [&](int32_t q) { return num_items[q] == 1; });
+    const bool direct =
+        std::all_of(group + item.query_begin, group + item.query_end, [&](int32_t q) { return num_items[q] == 1; });
     item.partial_begin = direct ? -1 : plan_.num_partials;
     if (direct) continue;
     plan_.num_partials += item.query_end - item.query_begin;

@@ -32,8 +32,11 @@ int64_t piece_cost(const PlanScratch::Piece& piece) { return piece.len * piece.t
 void plan_deft_flatten(PlanBuilder& builder) {
   add_tiles_of_least_reread(builder);
   const int64_t target = builder.target_cost();
+  int64_t owed = 0;  // what rounding left of earlier tiles, so that all tiles together make the wanted number of items
   for (const PlanScratch::Tile& tile : builder.scratch().tiles) {
-    const int chunks = num_chunks(tile.cost, target, builder.num_tokens(tile), builder.device().min_chunk_len);
+    owed += tile.cost;
+    const int chunks = num_chunks(owed, target, builder.num_tokens(tile), builder.device().min_chunk_len);
+    owed -= chunks * target;
     builder.write_chunks(tile, tile.piece_begin, tile.piece_end, chunks);
   }
 }

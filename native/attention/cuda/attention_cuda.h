@@ -1,0 +1,79 @@
+// The attention family on a GPU: plan on the host as for the CPU, upload once per step, run once per layer.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/cuda/packed_plan.h"
+#include "attention/cuda/params_cuda.h"
+#include "attention/plan.h"
+#include "cuda/buffer.h"
+
+namespace deftree::attention {
+
+// What the partition and the launch must know of a GPU.
+struct CudaDevice {
+  int num_processors = 0;        // multiprocessors
+  int blocks_per_processor = 0;  // thread blocks of the attention kernel that fit on one
+  int compute_capability = 0;    // major * 10 + minor
+
+  // Thread blocks that compute for one KV head; all blocks of a launch are on the GPU at the same time.
+  int num_bins(const AttentionShape& shape) const;
+};
+
+// Throws kDevice when there is no usable GPU and kBadArgument for a head_dim with no kernel.
+CudaDevice query_cuda_device(int device_index, int head_dim);
+
+// Groups of 64 rows fill a kernel's tile; cuts go between tiles. A block's share of the memory bandwidth lets a token
+// arrive in the time that the tensor cores need for about 128 rows, so reading decides; writing and merging a row's
+// partial state moves as many bytes as two tokens of K and V. One item per block: a second wave costs as much again.
+PlanDevice cuda_plan_device(const CudaDevice& device);
+
+// A plan in device memory with the workspace of its partial states. Addresses stay the same until reserve() must grow,
+// so a captured graph stays valid over uploads.
+class DevicePlan {
+ public:
+  DevicePlan(const AttentionShape& shape, const CudaDevice& device);
+
+  // Makes room for plans of so many bytes, queries and partial slots. Returns whether addresses changed: graphs must
+  // then be captured again.
+  bool reserve(size_t plan_bytes, int num_queries, int num_partials);
+  // Copies the plan to the device as work of `stream`, in one copy. Calls begin_step. Waits for the copy of the upload
+  // before it (long done in practice) because both use the same page-locked memory.
+  void upload(const Plan& plan, cudaStream_t stream);
+  // Must come before the first layer of each step, also in a captured graph that is replayed without an upload:
+  // layers count the states that arrived, from zero.
+  void begin_step(cudaStream_t stream);
+
+  const PackedPlan& packed() const { return packed_; }
+  const AttentionShape& shape() const { return shape_; }
+
+ private:
+  friend void run(const CudaAttentionParams& params, DevicePlan& plan, cudaStream_t stream);
+
+  AttentionShape shape_;
+  CudaDevice device_;
+  PackedPlan packed_;
+  cuda::PinnedBuffer<std::byte> staging_;
+  cuda::DeviceBuffer<std::byte> bytes_;
+  cuda::DeviceBuffer<uint32_t> arrivals_;    // [num_queries, num_kv_heads] states that are written
+  cuda::DeviceBuffer<float> partial_o_;      // [num_partials, num_qo_heads, head_dim]
+  cuda::DeviceBuffer<float> partial_lse_;    // [num_partials, num_qo_heads] base 2
+  cudaEvent_t uploaded_ = nullptr;
+  uint32_t launches_ = 0;                    // since begin_step
+
+ public:
+  ~DevicePlan();
+  DevicePlan(const DevicePlan&) = delete;
+  DevicePlan& operator=(const DevicePlan&) = delete;
+};
+
+// One layer: one launch. At most one attention launch may run on a GPU at a time (its blocks wait for each other).
+// Throws kBadArgument for shapes that differ from the plan's.
+void run(const CudaAttentionParams& params, DevicePlan& plan, cudaStream_t stream);
+
+// Writes K and V of `num_tokens` tokens into their slots (slot = page * 16 + offset; -1: skip).
+// k, v: [num_tokens, num_kv_heads, head_dim] on the device, rows `stride` elements apart; slots: [num_tokens] there.
+void append_kv(const AttentionShape& shape, const CudaKvLayer& kv, const __nv_bfloat16* k, const __nv_bfloat16* v,
+               int stride, const int32_t* slots, int num_tokens, cudaStream_t stream);
+
+}  // namespace deftree::attention
