@@ -99,7 +99,7 @@ export async function compareStrategies(options: CompareOptions): Promise<Method
 export function sortingTree(options: Pick<CompareOptions, "length" | "width" | "keep" | "grow">): Strategy {
   const { length, grow = "continue", width = 8, keep = 3 } = options;
   const depth = grow === "continue" ? Math.ceil(length / 8) + 1 : 4;
-  return breadthFirst({ grow, width, keep: grow === "continue" ? keep : 1, depth });
+  return breadthFirst({ grow, width, keep: grow === "continue" ? keep : 1, depth, attempts: 4 * width });
 }
 
 /** One search on one list, through the LangChain Runnable. Rejects when `signal` aborts. */

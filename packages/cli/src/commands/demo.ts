@@ -8,7 +8,7 @@ import { Output } from "../output.js";
 import { methodName, printScores } from "../score-table.js";
 
 /** The list length at which mini's greedy answers are right for between 30% and 60% of problems (its model card). */
-export const demoLength = 64;
+export const demoLength = 128;
 
 interface DemoFlags extends ModelFlags {
   items: number;
