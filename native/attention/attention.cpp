@@ -1,6 +1,7 @@
 #include "attention/attention.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 
@@ -72,6 +73,36 @@ size_t prepare(const AttentionShape& shape, const Plan& plan, const KernelSet& k
   return bytes;
 }
 
+// dst[d * stride] = src[d]: a token's K into its column of the page.
+template <class T>
+void scatter(const T* src, T* dst, int n, int stride) {
+  for (int d = 0; d < n; ++d) dst[static_cast<size_t>(d) * stride] = src[d];
+}
+
+// k, v: [num_kv_heads, head_dim]
+void append_token(const AttentionShape& shape, const CpuKvLayer& kv, const KernelSet& kernels, const float* k,
+                  const float* v, int32_t slot) {
+  const int32_t page = slot / shape.page_size;
+  const int offset = slot % shape.page_size;
+  for (int head = 0; head < shape.num_kv_heads; ++head, k += shape.head_dim, v += shape.head_dim) {
+    const size_t k_begin = k_offset(shape, page, head, offset, 0);
+    const size_t v_begin = v_offset(shape, page, head, offset, 0);
+    if (kv.type == KvType::kF32) {
+      scatter(k, static_cast<float*>(kv.k) + k_begin, shape.head_dim, shape.page_size);
+      std::copy_n(v, shape.head_dim, static_cast<float*>(kv.v) + v_begin);
+      continue;
+    }
+    kernels.to_half(v, static_cast<uint16_t*>(kv.v) + v_begin, shape.head_dim);
+    std::array<uint16_t, 64> part;
+    for (int d = 0; d < shape.head_dim; d += static_cast<int>(part.size())) {
+      const int len = std::min(static_cast<int>(part.size()), shape.head_dim - d);
+      kernels.to_half(k + d, part.data(), len);
+      scatter(part.data(), static_cast<uint16_t*>(kv.k) + k_begin + static_cast<size_t>(d) * shape.page_size, len,
+              shape.page_size);
+    }
+  }
+}
+
 std::byte* align_to_cache_line(std::byte* p) {
   return p + (kCacheLine - reinterpret_cast<uintptr_t>(p) % kCacheLine) % kCacheLine;
 }
@@ -119,7 +150,8 @@ void run_with_level(CpuLevel level, const CpuAttentionParams& params, const Plan
     for (int i = item.query_begin; i < item.query_end; ++i) {
       const int query = plan.group_queries[i];
       std::atomic<int32_t>& pending = workspace.pending[static_cast<size_t>(query) * shape.num_kv_heads + kv_head];
-      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) merge_query(params, plan, kernels, workspace, query, kv_head);
+      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1)
+        merge_query(params, plan, kernels, workspace, query, kv_head);
     }
   });
 }
@@ -132,40 +164,16 @@ void append_kv_with_level(CpuLevel level, const AttentionShape& shape, const Cpu
                           const float* v, const int32_t* slots, int num_queries, ThreadPool& pool) {
   check_layer(shape, kv);
   const KernelSet& kernels = choose_kernels(level, shape);
-  auto scatter = [&](auto* dst, const auto* src) {
-    for (int d = 0; d < shape.head_dim; ++d) dst[static_cast<size_t>(d) * shape.page_size] = src[d];
-  };
-  auto append_token = [&](int query) {
-    if (slots[query] < 0) return;
-    const int32_t page = slots[query] / shape.page_size;
-    const int slot = slots[query] % shape.page_size;
-    for (int head = 0; head < shape.num_kv_heads; ++head) {
-      const size_t source = (static_cast<size_t>(query) * shape.num_kv_heads + head) * shape.head_dim;
-      const size_t k_begin = k_offset(shape, page, head, slot, 0);
-      const size_t v_begin = v_offset(shape, page, head, slot, 0);
-      if (kv.type == KvType::kF32) {
-        scatter(static_cast<float*>(kv.k) + k_begin, k + source);
-        std::memcpy(static_cast<float*>(kv.v) + v_begin, v + source, shape.head_dim * sizeof(float));
-        continue;
-      }
-      kernels.to_half(v + source, static_cast<uint16_t*>(kv.v) + v_begin, shape.head_dim);
-      constexpr int kPart = 64;
-      uint16_t part[kPart];
-      for (int d = 0; d < shape.head_dim; d += kPart) {
-        const int len = std::min(kPart, shape.head_dim - d);
-        kernels.to_half(k + source + d, part, len);
-        uint16_t* dst = static_cast<uint16_t*>(kv.k) + k_begin + static_cast<size_t>(d) * shape.page_size;
-        for (int i = 0; i < len; ++i) dst[static_cast<size_t>(i) * shape.page_size] = part[i];
-      }
-    }
-  };
-
   // A few dozen tokens take less time than waking the pool.
   constexpr int kTaskLen = 32;
   const int num_tasks = (num_queries + kTaskLen - 1) / kTaskLen;
+  const size_t token_size = static_cast<size_t>(shape.num_kv_heads) * shape.head_dim;
   pool.run(num_tasks, [&](int task, int) {
     const int end = std::min(num_queries, (task + 1) * kTaskLen);
-    for (int query = task * kTaskLen; query < end; ++query) append_token(query);
+    for (int query = task * kTaskLen; query < end; ++query) {
+      if (slots[query] >= 0)
+        append_token(shape, kv, kernels, k + query * token_size, v + query * token_size, slots[query]);
+    }
   });
 }
 
@@ -183,8 +191,8 @@ void copy_slot(const AttentionShape& shape, const CpuKvLayer& kv, int32_t from_s
   const int from = from_slot % shape.page_size, to = to_slot % shape.page_size;
   for (int head = 0; head < shape.num_kv_heads; ++head) {
     for (int d = 0; d < shape.head_dim; ++d)
-      std::memcpy(k + k_offset(shape, to_page, head, to, d) * size, k + k_offset(shape, from_page, head, from, d) * size,
-                  size);
+      std::memcpy(k + k_offset(shape, to_page, head, to, d) * size,
+                  k + k_offset(shape, from_page, head, from, d) * size, size);
     std::memmove(v + v_offset(shape, to_page, head, to, 0) * size, v + v_offset(shape, from_page, head, from, 0) * size,
                  shape.head_dim * size);
   }

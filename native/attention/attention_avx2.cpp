@@ -67,7 +67,7 @@ struct Avx2 {
 }  // namespace
 
 const KernelSet kAvx2Kernels = {attend_item_with<Avx2>, merge_with<Avx2>, ItemKernel<Avx2>::scratch_bytes,
-                                  to_half_with<Avx2>};
+                                to_half_with<Avx2>};
 
 }  // namespace deftree::attention
 #endif

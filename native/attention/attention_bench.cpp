@@ -1,7 +1,7 @@
 // What each policy costs on a tree: attention_bench --help. Method: random data; `layers` layers with K/V of their own,
 // run one after another as a model runs them; one warm-up, then the median of the rounds; policies take turns, so that
-// a busy neighbour disturbs all alike. Floors are measured in the same run: copying memory, and fused multiply-adds by
-// the same kernel's inner loop at its best (a long prefix with many rows).
+// a busy neighbour disturbs all alike. Beside the times stands the floor of reading the plan's KV at the copy rate of
+// the same run.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -42,15 +42,24 @@ Options parse_options(int argc, char** argv) {
     const std::string name = argv[i];
     if (i + 1 == argc) bad("option " + name + " has no value");
     const char* value = argv[i + 1];
-    if (name == "--tree") o.tree = value;
-    else if (name == "--kv") o.kv = value;
-    else if (name == "--level") o.level = value;
-    else if (name == "--heads" && std::sscanf(value, "%d/%d", &o.num_qo_heads, &o.num_kv_heads) == 2) continue;
-    else if (name == "--dim") o.head_dim = std::atoi(value);
-    else if (name == "--threads") o.threads = std::atoi(value);
-    else if (name == "--layers") o.layers = std::atoi(value);
-    else if (name == "--rounds") o.rounds = std::atoi(value);
-    else bad("unknown option " + name);
+    if (name == "--tree")
+      o.tree = value;
+    else if (name == "--kv")
+      o.kv = value;
+    else if (name == "--level")
+      o.level = value;
+    else if (name == "--heads" && std::sscanf(value, "%d/%d", &o.num_qo_heads, &o.num_kv_heads) == 2)
+      continue;
+    else if (name == "--dim")
+      o.head_dim = std::atoi(value);
+    else if (name == "--threads")
+      o.threads = std::atoi(value);
+    else if (name == "--layers")
+      o.layers = std::atoi(value);
+    else if (name == "--rounds")
+      o.rounds = std::atoi(value);
+    else
+      bad("unknown option " + name);
   }
   if (o.head_dim < 1 || o.threads < 1 || o.layers < 1 || o.rounds < 1) bad("sizes must be at least 1");
   if (o.kv != "f16" && o.kv != "f32") bad("--kv is f16 or f32");
@@ -62,9 +71,12 @@ NamedTree read_tree(std::istream& in) {
   std::string kind;
   while (in >> kind) {
     int parent = 0, len = 0, node = 0;
-    if (kind == "node" && in >> parent >> len) t.nodes.push_back({parent, len});
-    else if (kind == "query" && in >> node) t.queries.push_back(node);
-    else bad("standard input: expected \"node PARENT LEN\" or \"query NODE\"");
+    if (kind == "node" && in >> parent >> len)
+      t.nodes.push_back({parent, len});
+    else if (kind == "query" && in >> node)
+      t.queries.push_back(node);
+    else
+      bad("standard input: expected \"node PARENT LEN\" or \"query NODE\"");
   }
   return t;
 }
@@ -125,8 +137,10 @@ class Layers {
       for (size_t i = 0; i < size; ++i) tensor[i] = convert(noise[(i * 31 + i / 4096) % noise.size()]);
     };
     for (int i = 0; i < 2 * layers; ++i) {
-      if (type == KvType::kF16) fill(halves_.emplace_back(), float_to_half);
-      else fill(floats_.emplace_back(), [](float x) { return x; });
+      if (type == KvType::kF16)
+        fill(halves_.emplace_back(), float_to_half);
+      else
+        fill(floats_.emplace_back(), [](float x) { return x; });
     }
   }
   CpuKvLayer layer(int i) {
@@ -192,8 +206,9 @@ int bench(const Options& o) {
     const PlanCounters& c = run.plan.counters;
     const double ms = median(run.layer_ms), kv_mb = c.kv_tokens_read * token_bytes / 1e6, floor = kv_mb / copy;
     std::printf("%-16s %10.1f %10.3f %10.2f %9.1f %9.1f %8d %8lld %9.1f %9.3f\n",
-                std::string(policy_name(run.policy)).c_str(), median(run.plan_us), ms, kv_mb, kv_mb / ms, gflop / ms * 1e3,
-                c.num_items, static_cast<long long>(run.plan.num_partials), c.mask_bytes / 1e3, floor);
+                std::string(policy_name(run.policy)).c_str(), median(run.plan_us), ms, kv_mb, kv_mb / ms,
+                gflop / ms * 1e3, c.num_items, static_cast<long long>(run.plan.num_partials), c.mask_bytes / 1e3,
+                floor);
     char line[256];
     std::snprintf(line, sizeof(line), "%s\"%s\":{\"plan_us\":%.2f,\"layer_ms\":%.4f,\"kv_mb\":%.3f,\"gflop_s\":%.1f}",
                   json.empty() ? "" : ",", std::string(policy_name(run.policy)).c_str(), median(run.plan_us), ms, kv_mb,
@@ -201,7 +216,8 @@ int bench(const Options& o) {
     json += line;
   }
   std::printf("{\"tree\":\"%s\",\"threads\":%d,\"level\":\"%s\",\"kv\":\"%s\",\"copy_gb_s\":%.2f,\"policies\":{%s}}\n",
-              named.name.c_str(), o.threads, std::string(cpu_level_name(level)).c_str(), o.kv.c_str(), copy, json.c_str());
+              named.name.c_str(), o.threads, std::string(cpu_level_name(level)).c_str(), o.kv.c_str(), copy,
+              json.c_str());
   return 0;
 }
 

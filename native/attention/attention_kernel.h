@@ -1,5 +1,6 @@
 // The tiled kernel, written once over a vector type and compiled per instruction set (attention_vec128.cpp,
-// attention_avx2.cpp, attention_avx512.cpp). page_size is 16 and head_dim a multiple of 64. The layout is drawn in docs/tree-attention.md.
+// attention_avx2.cpp, attention_avx512.cpp). page_size is 16 and head_dim a multiple of 64. The layout is drawn in
+// docs/tree-attention.md.
 //
 //   for each key block (up to 4 page spans, 64 lanes; lane = 16 * page of the block + slot):
 //     for each row block (up to kRows rows that see any key of it):
@@ -7,8 +8,8 @@
 //       P, max, sum   = online softmax in base 2         one vector exp2 per 16 / 8 lanes
 //       acc[row, dim] = acc * old_weight + P . V         registers: rows x kTileVecs vectors of dims
 //
-// A masked key block holds only spans with the same viewers, and only these rows are computed: a flattened chunk of many
-// leaves costs the arithmetic of each leaf's own queries.
+// A masked key block holds only spans with the same viewers, and only these rows are computed: a flattened chunk of
+// many leaves costs the arithmetic of each leaf's own queries.
 //
 // Everything is in an unnamed namespace and free of the standard library's inline functions, so that no code compiled
 // for these instructions can be linked into a path that other machines take.
@@ -29,8 +30,9 @@ constexpr float kNegInf = -__builtin_huge_valf();
 
 inline int min_int(int a, int b) { return a < b ? a : b; }
 
-// 2^x for x <= 0, relative error below 1.5 units in the last place (attention_kernel_test); 0 below -126, 1 at 0.
-// x = n + f with |f| <= 1/2; the minimax polynomial of 2^f of degree 6 (Remez, relative error 1.9e-9) has constant term 1.
+// 2^x for x <= 0, within 2 units in the last place (attention_kernel_test); 0 below -126, exactly 1 at 0.
+// x = n + f with |f| <= 1/2; the minimax polynomial of 2^f of degree 6 (Remez, relative error 1.9e-9) has constant
+// term 1.
 template <class S>
 inline typename S::Vec exp2_nonpositive(typename S::Vec x) {
   using Vec = typename S::Vec;
@@ -114,8 +116,11 @@ class ItemKernel {
   }
 
   explicit ItemKernel(const ItemTask& task)
-      : task_(task), head_dim_(task.head_dim()), group_size_(task.params->shape.group_size()),
-        num_rows_(task.num_rows()), half_(task.params->kv.type == KvType::kF16) {
+      : task_(task),
+        head_dim_(task.head_dim()),
+        group_size_(task.params->shape.group_size()),
+        num_rows_(task.num_rows()),
+        half_(task.params->kv.type == KvType::kF16) {
     std::byte* next = task.scratch;
     auto take = [&next](size_t bytes) {
       std::byte* taken = next;
@@ -240,8 +245,10 @@ class ItemKernel {
         rows.max[r] = max_ + row;
         rows.lanes[r] = lanes_of(row);
       }
-      if (halves) attend_tile_of<uint16_t>(block, rows, tile_rows);
-      else attend_tile_of<float>(block, rows, tile_rows);
+      if (halves)
+        attend_tile_of<uint16_t>(block, rows, tile_rows);
+      else
+        attend_tile_of<float>(block, rows, tile_rows);
       next += tile_rows;
       left -= tile_rows;
     }
@@ -265,12 +272,24 @@ class ItemKernel {
   void attend_tile_of(const Block& block, const Rows& rows, int tile_rows) {
     static_assert(kRows == 6);
     switch (tile_rows) {
-      case 1: attend_tile<1, T>(block, rows); break;
-      case 2: attend_tile<2, T>(block, rows); break;
-      case 3: attend_tile<3, T>(block, rows); break;
-      case 4: attend_tile<4, T>(block, rows); break;
-      case 5: attend_tile<5, T>(block, rows); break;
-      default: attend_tile<6, T>(block, rows); break;
+      case 1:
+        attend_tile<1, T>(block, rows);
+        break;
+      case 2:
+        attend_tile<2, T>(block, rows);
+        break;
+      case 3:
+        attend_tile<3, T>(block, rows);
+        break;
+      case 4:
+        attend_tile<4, T>(block, rows);
+        break;
+      case 5:
+        attend_tile<5, T>(block, rows);
+        break;
+      default:
+        attend_tile<6, T>(block, rows);
+        break;
     }
   }
 
@@ -298,10 +317,18 @@ class ItemKernel {
       const T* k[kBlockPages];
       for (int page = 0; page < block.num_pages; ++page) k[page] = static_cast<const T*>(block.pages[page].k);
       switch (block.num_pages) {
-        case 1: score_tile<kNumRows, 1, T>(k, rows, p); break;
-        case 2: score_tile<kNumRows, 2, T>(k, rows, p); break;
-        case 3: score_tile<kNumRows, 3, T>(k, rows, p); break;
-        default: score_tile<kNumRows, 4, T>(k, rows, p); break;
+        case 1:
+          score_tile<kNumRows, 1, T>(k, rows, p);
+          break;
+        case 2:
+          score_tile<kNumRows, 2, T>(k, rows, p);
+          break;
+        case 3:
+          score_tile<kNumRows, 3, T>(k, rows, p);
+          break;
+        default:
+          score_tile<kNumRows, 4, T>(k, rows, p);
+          break;
       }
     }
   }
@@ -413,15 +440,15 @@ class ItemKernel {
   const ItemTask& task_;
   const int head_dim_, group_size_, num_rows_;
   const bool half_;
-  float* q_;            // [num_rows, head_dim], times sm_scale * log2(e)
-  float* acc_;          // [num_rows, head_dim]
-  float* k_floats_;     // [kBlockPages, head_dim, kPageSize]
-  float* v_floats_;     // [kBlockPages, kPageSize, head_dim]
-  float* sum_;          // [num_rows, kWidth], lane-wise sums of weights
-  float* max_;          // [num_rows]
-  float* lse_;          // [num_rows]
-  uint64_t* viewers_;   // [group_len] lanes of the block that the query sees
-  int32_t* rows_;       // [num_rows] rows that see the block
+  float* q_;           // [num_rows, head_dim], times sm_scale * log2(e)
+  float* acc_;         // [num_rows, head_dim]
+  float* k_floats_;    // [kBlockPages, head_dim, kPageSize]
+  float* v_floats_;    // [kBlockPages, kPageSize, head_dim]
+  float* sum_;         // [num_rows, kWidth], lane-wise sums of weights
+  float* max_;         // [num_rows]
+  float* lse_;         // [num_rows]
+  uint64_t* viewers_;  // [group_len] lanes of the block that the query sees
+  int32_t* rows_;      // [num_rows] rows that see the block
 };
 
 template <class S>

@@ -1,5 +1,5 @@
-// The kernel for every shape and every machine: what the tiled kernel (attention_kernel.h) does, in loops a compiler can
-// vectorise by itself. Online softmax in base 2, one page span at a time.
+// The kernel for every shape and every machine: what the tiled kernel (attention_kernel.h) does, in loops a compiler
+// can vectorise by itself. Online softmax in base 2, one page span at a time.
 #include <algorithm>
 #include <cmath>
 #include <limits>

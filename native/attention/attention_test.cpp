@@ -93,7 +93,8 @@ std::vector<float> naive_float(Layer& layer) {
               bool visible = above != node || tree.mask[node] == NodeMask::kNone ||
                              (tree.mask[node] == NodeMask::kCausal && token <= own);
               if (above == node && tree.mask[node] == NodeMask::kTree) {
-                for (int t = own; t >= 0; t = tree.tree_parent[tree.tree_parent_indptr[node] + t]) visible |= t == token;
+                for (int t = own; t >= 0; t = tree.tree_parent[tree.tree_parent_indptr[node] + t])
+                  visible |= t == token;
               }
               if (!visible) continue;
               float score = 0;
@@ -112,8 +113,9 @@ std::vector<float> naive_float(Layer& layer) {
         for (float& score : scores) sum += score = std::exp(score - max);
         for (size_t i = 0; i < keys.size(); ++i) {
           for (int d = 0; d < shape.head_dim; ++d)
-            out[d] += scores[i] / sum * load_element(params.kv.v, params.kv.type,
-                                                     v_offset(shape, keys[i].first, kv_head, keys[i].second, d));
+            out[d] +=
+                scores[i] / sum *
+                load_element(params.kv.v, params.kv.type, v_offset(shape, keys[i].first, kv_head, keys[i].second, d));
         }
       }
     }
@@ -278,8 +280,10 @@ TEST(append_kv_writes_its_slots_and_no_other) {
         for (int head = 0; head < 2; ++head) {
           for (int d = 0; d < 64; ++d) {
             const float expected = k[(token * 2 + head) * 64 + d];
-            CHECK_EQ(load_element(kv.k, type, k_offset(shape, slots[token] / 16, head, slots[token] % 16, d)), expected);
-            CHECK_EQ(load_element(kv.v, type, v_offset(shape, slots[token] / 16, head, slots[token] % 16, d)), -expected);
+            CHECK_EQ(load_element(kv.k, type, k_offset(shape, slots[token] / 16, head, slots[token] % 16, d)),
+                     expected);
+            CHECK_EQ(load_element(kv.v, type, v_offset(shape, slots[token] / 16, head, slots[token] % 16, d)),
+                     -expected);
           }
         }
       }

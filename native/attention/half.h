@@ -22,7 +22,7 @@ inline uint16_t float_to_half(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
   if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65536 and above
-  if (magnitude < 0x38800000u) {                                              // below 2^-14: subnormal half
+  if (magnitude < 0x38800000u) {                                               // below 2^-14: subnormal half
     // Adding 0.5 leaves the multiples of 2^-24 in the low mantissa bits, rounded by the adder itself.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));

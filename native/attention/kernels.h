@@ -59,7 +59,7 @@ struct MergeTask {
   const float* partial_lse;  // [num_partials, num_qo_heads]
   const int32_t* slots;      // [num_slots]
   int num_slots, num_qo_heads, head, head_dim;
-  float* out;                // [head_dim]
+  float* out;  // [head_dim]
 
   int64_t row(int i) const { return static_cast<int64_t>(slots[i]) * num_qo_heads + head; }
 };

@@ -26,8 +26,8 @@ struct CpuKvLayer {
 struct CpuAttentionParams {
   AttentionShape shape;
   float sm_scale;
-  const float* q;   // [num_queries, num_qo_heads, head_dim]
-  float* out;       // [num_queries, num_qo_heads, head_dim]
+  const float* q;  // [num_queries, num_qo_heads, head_dim]
+  float* out;      // [num_queries, num_qo_heads, head_dim]
   CpuKvLayer kv;
 };
 

@@ -14,8 +14,8 @@ constexpr std::array kPolicies = {Policy::kDeftFlatten,   Policy::kDeftNode, Pol
 
 void require_positive(int value, const char* name) {
   if (value >= 1) return;
-  throw Error(ErrorCode::kBadArgument, std::string("attention plan: ") + name + " is " + std::to_string(value) +
-                                           "; it must be at least 1");
+  throw Error(ErrorCode::kBadArgument,
+              std::string("attention plan: ") + name + " is " + std::to_string(value) + "; it must be at least 1");
 }
 
 void check_arguments(const AttentionShape& shape, const PlanDevice& device) {
@@ -37,12 +37,18 @@ std::span<const Policy> all_policies() { return kPolicies; }
 
 std::string_view policy_name(Policy policy) {
   switch (policy) {
-    case Policy::kDeftFlatten: return "deft-flatten";
-    case Policy::kDeftNode: return "deft-node";
-    case Policy::kDeftNodeChunk: return "deft-node-chunk";
-    case Policy::kFlashDecoding: return "flash-decoding";
-    case Policy::kRadix: return "radix";
-    case Policy::kMedusa: return "medusa";
+    case Policy::kDeftFlatten:
+      return "deft-flatten";
+    case Policy::kDeftNode:
+      return "deft-node";
+    case Policy::kDeftNodeChunk:
+      return "deft-node-chunk";
+    case Policy::kFlashDecoding:
+      return "flash-decoding";
+    case Policy::kRadix:
+      return "radix";
+    case Policy::kMedusa:
+      return "medusa";
   }
   return "deft-flatten";
 }
@@ -63,12 +69,22 @@ void make_plan(const TreeSnapshot& snapshot, Policy policy, const AttentionShape
   plan.policy = policy;
   PlanBuilder builder(snapshot, shape, device, plan);
   switch (policy) {
-    case Policy::kDeftFlatten: plan_deft_flatten(builder); break;
-    case Policy::kDeftNode: plan_deft_node(builder); break;
-    case Policy::kDeftNodeChunk: plan_deft_node_chunk(builder); break;
+    case Policy::kDeftFlatten:
+      plan_deft_flatten(builder);
+      break;
+    case Policy::kDeftNode:
+      plan_deft_node(builder);
+      break;
+    case Policy::kDeftNodeChunk:
+      plan_deft_node_chunk(builder);
+      break;
     case Policy::kFlashDecoding:
-    case Policy::kRadix: plan_radix(builder); break;
-    case Policy::kMedusa: plan_medusa(builder); break;
+    case Policy::kRadix:
+      plan_radix(builder);
+      break;
+    case Policy::kMedusa:
+      plan_medusa(builder);
+      break;
   }
   builder.finish();
 }

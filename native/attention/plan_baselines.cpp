@@ -7,8 +7,9 @@
 namespace deftree::attention {
 
 // Query-guided: each branch reads its whole path, as paged attention over a radix cache does (SGLang, arXiv
-// 2312.07104); the KV is stored once and read once per branch. Long paths are cut as Flash-Decoding cuts them (split-KV).
-// The fresh tokens of one masked leaf belong to one branch and share its read, as in those engines' prefill.
+// 2312.07104); the KV is stored once and read once per branch. Long paths are cut as Flash-Decoding cuts them
+// (split-KV). The fresh tokens of one masked leaf belong to one branch and share its read, as in those engines'
+// prefill.
 void plan_radix(PlanBuilder& builder) {
   const TreeSnapshot& tree = builder.tree();
   for (int32_t node = 0; node < tree.num_nodes(); ++node) {

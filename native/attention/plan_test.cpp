@@ -37,10 +37,15 @@ std::vector<std::set<int32_t>> visible_slots(const TreeSnapshot& tree) {
     for (int q = tree.query_indptr[node]; q < tree.query_indptr[tree.subtree_end[node]]; ++q) {
       const int own = q - tree.query_indptr[node];
       switch (tree.mask[node]) {
-        case NodeMask::kNone: visible[q].insert(slots.begin(), slots.end()); break;
-        case NodeMask::kCausal: visible[q].insert(slots.begin(), slots.begin() + own + 1); break;
+        case NodeMask::kNone:
+          visible[q].insert(slots.begin(), slots.end());
+          break;
+        case NodeMask::kCausal:
+          visible[q].insert(slots.begin(), slots.begin() + own + 1);
+          break;
         case NodeMask::kTree:
-          for (int t = own; t >= 0; t = tree.tree_parent[tree.tree_parent_indptr[node] + t]) visible[q].insert(slots[t]);
+          for (int t = own; t >= 0; t = tree.tree_parent[tree.tree_parent_indptr[node] + t])
+            visible[q].insert(slots[t]);
           break;
       }
     }
@@ -162,9 +167,9 @@ TEST(every_plan_covers_each_visible_pair_once) {
 }
 
 TEST(named_trees_are_covered_too) {
-  for (const NamedTree& named : {star_tree(500, 20, 30), level_tree({1, 4, 16, 100}, {200, 50, 20, 5}),
-                                 level_tree({8, 64}, {100, 10}), draft_tree(300, 64, 3), prefill_tree(0, 300),
-                                 prefill_tree(200, 300), star_tree(100, 1, 1)}) {
+  for (const NamedTree& named :
+       {star_tree(500, 20, 30), level_tree({1, 4, 16, 100}, {200, 50, 20, 5}), level_tree({8, 64}, {100, 10}),
+        draft_tree(300, 64, 3), prefill_tree(0, 300), prefill_tree(200, 300), star_tree(100, 1, 1)}) {
     const TreeSnapshot tree = named.snapshot(16);
     check_snapshot(tree);
     for (Policy policy : all_policies())
@@ -268,8 +273,8 @@ TEST(choose_tiles_finds_the_least_reread) {
 TEST(number_of_items_fits_heads_to_processors) {
   // Large load: partial states weigh little.
   const PartitionLoad large{.cost = 10'000'000, .num_rows = 48, .num_tiles = 1, .max_items = 100};
-  CHECK_EQ(choose_num_items(large, 3, {1, 1, 1}), 1);             // one processor needs no balance
-  CHECK_EQ(choose_num_items(large, 3, {2, 1, 1}) * 3 % 2, 0);     // 3 heads on 2 processors: an even number of items
+  CHECK_EQ(choose_num_items(large, 3, {1, 1, 1}), 1);          // one processor needs no balance
+  CHECK_EQ(choose_num_items(large, 3, {2, 1, 1}) * 3 % 2, 0);  // 3 heads on 2 processors: an even number of items
   CHECK(choose_num_items(large, 8, {4, 1, 1}) * 8 >= 2 * 4);
   // A load so small that cutting it only adds states to merge.
   const PartitionLoad small{.cost = 1'000, .num_rows = 48, .num_tiles = 1, .max_items = 100};

@@ -15,8 +15,8 @@ void merge_key(const CpuAttentionParams& params, const float* q, int kv_head, in
   const AttentionShape& shape = params.shape;
   double score = 0;
   for (int d = 0; d < shape.head_dim; ++d) {
-    score += static_cast<double>(q[d]) *
-             load_element(params.kv.k, params.kv.type, k_offset(shape, page, kv_head, slot, d));
+    score +=
+        static_cast<double>(q[d]) * load_element(params.kv.k, params.kv.type, k_offset(shape, page, kv_head, slot, d));
     value[d] = load_element(params.kv.v, params.kv.type, v_offset(shape, page, kv_head, slot, d));
   }
   state.merge(value.data(), score * params.sm_scale);
@@ -34,8 +34,10 @@ void write_row(const CpuAttentionParams& params, int query, int head, const doub
 // Whether query j of a node sees token t of the same node.
 bool sees_own(const TreeSnapshot& tree, int node, int j, int t) {
   switch (tree.mask[node]) {
-    case NodeMask::kNone: return true;
-    case NodeMask::kCausal: return t <= j;
+    case NodeMask::kNone:
+      return true;
+    case NodeMask::kCausal:
+      return t <= j;
     case NodeMask::kTree: {
       const int32_t* parent = tree.tree_parent.data() + tree.tree_parent_indptr[node];
       int up = j;

@@ -70,8 +70,10 @@ TEST(half_conversion_round_trips_every_half) {
   for (uint32_t h = 0; h < 0x10000; ++h) {
     const uint16_t half = static_cast<uint16_t>(h);
     const float value = half_to_float(half);
-    if (std::isnan(value)) CHECK(std::isnan(half_to_float(float_to_half(value))));
-    else CHECK_EQ(float_to_half(value), half);
+    if (std::isnan(value))
+      CHECK(std::isnan(half_to_float(float_to_half(value))));
+    else
+      CHECK_EQ(float_to_half(value), half);
   }
   CHECK_EQ(half_to_float(0x3c00), 1.0f);
   CHECK_EQ(half_to_float(0x0001), std::ldexp(1.0f, -24));
@@ -79,13 +81,13 @@ TEST(half_conversion_round_trips_every_half) {
 }
 
 TEST(float_to_half_rounds_to_nearest_even) {
-  CHECK_EQ(float_to_half(1 + 0x1p-11f), 0x3c00);               // halfway: to even, down
-  CHECK_EQ(float_to_half(1 + 3 * 0x1p-11f), 0x3c02);           // halfway: to even, up
+  CHECK_EQ(float_to_half(1 + 0x1p-11f), 0x3c00);      // halfway: to even, down
+  CHECK_EQ(float_to_half(1 + 3 * 0x1p-11f), 0x3c02);  // halfway: to even, up
   CHECK_EQ(float_to_half(1 + 0x1.1p-11f), 0x3c01);
   CHECK_EQ(float_to_half(65519.0f), 0x7bff);
   CHECK_EQ(float_to_half(65520.0f), 0x7c00);
   CHECK_EQ(float_to_half(-1e30f), 0xfc00);
-  CHECK_EQ(float_to_half(0x1p-25f), 0x0000);                   // halfway to the smallest subnormal: to even
+  CHECK_EQ(float_to_half(0x1p-25f), 0x0000);  // halfway to the smallest subnormal: to even
   CHECK_EQ(float_to_half(0x1.8p-25f), 0x0001);
 }
 

@@ -47,8 +47,10 @@ class Builder {
       if (num_tokens > std::numeric_limits<int32_t>::max()) bad("the tree has 2^31 tokens or more");
     }
     for (size_t i = 0; i < nodes.size(); ++i) {
-      if (nodes[i].parent < 0) roots_.push_back(static_cast<int32_t>(i));
-      else children_[nodes[i].parent].push_back(static_cast<int32_t>(i));
+      if (nodes[i].parent < 0)
+        roots_.push_back(static_cast<int32_t>(i));
+      else
+        children_[nodes[i].parent].push_back(static_cast<int32_t>(i));
     }
     place_queries(queries);
     mark_live();
@@ -108,7 +110,8 @@ class Builder {
   void mark_live() {
     for (size_t i = 0; i < nodes_.size(); ++i) {
       if (queries_at_[i].empty()) continue;
-      for (int32_t node = static_cast<int32_t>(i); node >= 0 && !live_[node]; node = nodes_[node].parent) live_[node] = 1;
+      for (int32_t node = static_cast<int32_t>(i); node >= 0 && !live_[node]; node = nodes_[node].parent)
+        live_[node] = 1;
     }
     std::vector<int32_t> reached = roots_;
     for (size_t i = 0; i < reached.size(); ++i) {

@@ -11,10 +11,10 @@
 namespace deftree::attention {
 
 struct SnapshotNode {
-  int32_t parent;                       // index of another node, in any order; -1: a root
-  int32_t len;                          // tokens
-  NodeMask mask = NodeMask::kNone;      // not kNone: a leaf whose tokens are queries themselves
-  std::vector<int32_t> tree_parent{};   // kTree only: [len], see TreeSnapshot::tree_parent
+  int32_t parent;                      // index of another node, in any order; -1: a root
+  int32_t len;                         // tokens
+  NodeMask mask = NodeMask::kNone;     // not kNone: a leaf whose tokens are queries themselves
+  std::vector<int32_t> tree_parent{};  // kTree only: [len], see TreeSnapshot::tree_parent
 };
 
 // queries: the kNone node of each query; several may share a node, inner nodes may have some. Each node starts a page

@@ -42,8 +42,7 @@ TEST(unseen_nodes_go_and_chains_join) {
 }
 
 TEST(masked_leaves_are_their_own_queries) {
-  const SnapshotNode nodes[] = {
-      {-1, 10}, {0, 3, NodeMask::kTree, {-1, 0, 0}}, {0, 2, NodeMask::kCausal}, {0, 4}};
+  const SnapshotNode nodes[] = {{-1, 10}, {0, 3, NodeMask::kTree, {-1, 0, 0}}, {0, 2, NodeMask::kCausal}, {0, 4}};
   const int32_t queries[] = {3};
   std::vector<int32_t> order;
   const TreeSnapshot tree = make_snapshot(nodes, queries, 16, &order);
@@ -70,8 +69,8 @@ TEST(malformed_trees_are_refused) {
   const auto code = ErrorCode::kBadArgument;
   CHECK_ERROR(make({{-2, 1}}), code);
   CHECK_ERROR(make({{1, 1}}), code);
-  CHECK_ERROR(make({{0, 1}}), code);                           // its own parent
-  CHECK_ERROR(make({{-1, 1}, {2, 1}, {1, 1}}, {1}), code);     // a cycle beside a root
+  CHECK_ERROR(make({{0, 1}}), code);                        // its own parent
+  CHECK_ERROR(make({{-1, 1}, {2, 1}, {1, 1}}, {1}), code);  // a cycle beside a root
   CHECK_ERROR(make({{-1, -1}}), code);
   CHECK_ERROR(make({{-1, 1}, {0, 0}}), code);
   CHECK_ERROR(make({{-1, 1}}, {1}), code);
