@@ -1,4 +1,5 @@
-// One work item for one KV head with mma.sync: 128 threads, compute capability 8.0 and up.
+// One work item for one KV head with 128 threads: mma.sync on compute capability 8.0 and up; wgmma for groups of more
+// than 32 rows on 9.0.
 //
 // Rows are query heads packed query-major (row r: query r / group_size of the group), so a tile of K and V is read once
 // for all of them. KV comes in tiles of 64 rows through a ring of shared memory filled by asynchronous copies. Warps
@@ -25,6 +26,11 @@ class MmaItem {
   static constexpr int kHalves = kHeadDim / 64;
   static constexpr int kTileBytes = mma_tile_bytes(kHeadDim);
   static constexpr int kHalfBytes = kTileLen * 128;    // [64 rows, 64 dims]
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  static constexpr bool kWarpgroup = kRows == 64;  // the four warps multiply as one, with wgmma
+#else
+  static constexpr bool kWarpgroup = false;
+#endif
 
  public:
   __device__ MmaItem(const Launch& launch, const PlanView& plan, const PackedItem& item, int kv_head, char* shared)
@@ -60,19 +66,21 @@ class MmaItem {
       uint64_t seen[2];
       read_masks(t, valid, seen);
       cuda::cp_async_wait<kMmaStages - 2>();
+      if constexpr (kWarpgroup) cuda::fence_async_proxy();
       __syncthreads();
       start_copy(t + kMmaStages - 1, next_pages);
       next_pages = read_pages(t + kMmaStages);
       char* k = shared_ + t % kMmaStages * 2 * kTileBytes;
       if (valid != ~uint64_t{0}) {
         clear_unread_rows(k + kTileBytes, valid);
+        if constexpr (kWarpgroup) cuda::fence_async_proxy();
         __syncthreads();
       }
       const int shift = warp_n_ * kWarpLen;
       if constexpr (kWarpLen < 64) {
         for (int i = 0; i < 2; ++i) seen[i] = (seen[i] >> shift) & ((uint64_t{1} << kWarpLen) - 1);
       }
-      if (!__any_sync(0xffffffffu, (seen[0] | seen[1]) != 0)) continue;
+      if (!kWarpgroup && !__any_sync(0xffffffffu, (seen[0] | seen[1]) != 0)) continue;
       attend_tile(cuda::shared_address(k), cuda::shared_address(k + kTileBytes), seen);
     }
     finish();
@@ -145,18 +153,38 @@ class MmaItem {
 
   __device__ void attend_tile(uint32_t k, uint32_t v, const uint64_t (&seen)[2]) {
     float s[kWarpLen / 8][4] = {};
-    const int first = warp_n_ * kWarpLen;
+    multiply_q(k, s);
+    mask(seen, s);
+    soften(s);
+    multiply_v(v, s);
+  }
+
+  // s = Q K^T
+  __device__ void multiply_q(uint32_t k, float (&s)[kWarpLen / 8][4]) {
+    if constexpr (kWarpgroup) {
+      cuda::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < kHeadDim / 16; ++step) {
+      for (int step = 0; step < kHeadDim / 16; ++step)
+        cuda::wgmma_n64<0>(s, q_[step], cuda::swizzled_matrix(k + step / 4 * kHalfBytes + step % 4 * 32, 16, 1024),
+                           step > 0);
+      cuda::wgmma_commit();
+      cuda::wgmma_wait<0>();
+    } else {
+      const int first = warp_n_ * kWarpLen;
 #pragma unroll
-      for (int n = 0; n < kWarpLen / 16; ++n) {
-        uint32_t b[4];
-        cuda::ldmatrix_x4(b, piece_address(k, first + n * 16 + lane_ % 8 + lane_ / 16 * 8, step * 2 + lane_ / 8 % 2));
-        cuda::mma_bf16(s[2 * n], q_[step], b[0], b[1]);
-        cuda::mma_bf16(s[2 * n + 1], q_[step], b[2], b[3]);
+      for (int step = 0; step < kHeadDim / 16; ++step) {
+#pragma unroll
+        for (int n = 0; n < kWarpLen / 16; ++n) {
+          uint32_t b[4];
+          cuda::ldmatrix_x4(b, piece_address(k, first + n * 16 + lane_ % 8 + lane_ / 16 * 8, step * 2 + lane_ / 8 % 2));
+          cuda::mma_bf16(s[2 * n], q_[step], b[0], b[1]);
+          cuda::mma_bf16(s[2 * n + 1], q_[step], b[2], b[3]);
+        }
       }
     }
+  }
 
+  __device__ void mask(const uint64_t (&seen)[2], float (&s)[kWarpLen / 8][4]) const {
     constexpr uint64_t kAll = kWarpLen == 64 ? ~uint64_t{0} : (uint64_t{1} << (kWarpLen % 64)) - 1;
     if (__any_sync(0xffffffffu, seen[0] != kAll || seen[1] != kAll)) {
 #pragma unroll
@@ -170,7 +198,10 @@ class MmaItem {
         }
       }
     }
+  }
 
+  // s becomes 2^(s - max) in units of the softmax, and the state so far is brought to the new maximum.
+  __device__ void soften(float (&s)[kWarpLen / 8][4]) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float max = max_[i];
@@ -197,22 +228,47 @@ class MmaItem {
         o_[n][2 * i + 1] *= old_weight;
       }
     }
+  }
 
+  // O += s V
+  __device__ void multiply_v(uint32_t v, const float (&s)[kWarpLen / 8][4]) {
+    uint32_t p[kWarpLen / 16][4];
 #pragma unroll
-    for (int step = 0; step < kWarpLen / 16; ++step) {
-      const float* s0 = s[2 * step];
-      const float* s1 = s[2 * step + 1];
-      const uint32_t p[4] = {cuda::pack_bf16(s0[0], s0[1]), cuda::pack_bf16(s0[2], s0[3]),
-                             cuda::pack_bf16(s1[0], s1[1]), cuda::pack_bf16(s1[2], s1[3])};
+    for (int step = 0; step < kWarpLen / 16; ++step) weights(s, step, p[step]);
+    if constexpr (kWarpgroup) {
+      cuda::wgmma_fence();
 #pragma unroll
-      for (int n = 0; n < kHeadDim / 16; ++n) {
-        uint32_t b[4];
-        cuda::ldmatrix_x4_transposed(
-            b, piece_address(v, first + step * 16 + lane_ % 8 + lane_ / 8 % 2 * 8, n * 2 + lane_ / 16));
-        cuda::mma_bf16(o_[2 * n], p, b[0], b[1]);
-        cuda::mma_bf16(o_[2 * n + 1], p, b[2], b[3]);
+      for (int step = 0; step < kWarpLen / 16; ++step) {
+        const uint64_t part = cuda::swizzled_matrix(v + step * 2048, kHalfBytes, 1024);
+        if constexpr (kHeadDim == 128) cuda::wgmma_n128<1>(o_, p[step], part, true);
+        else cuda::wgmma_n64<1>(o_, p[step], part, true);
+      }
+      cuda::wgmma_commit();
+      cuda::wgmma_wait<0>();
+    } else {
+      const int first = warp_n_ * kWarpLen;
+#pragma unroll
+      for (int step = 0; step < kWarpLen / 16; ++step) {
+#pragma unroll
+        for (int n = 0; n < kHeadDim / 16; ++n) {
+          uint32_t b[4];
+          cuda::ldmatrix_x4_transposed(
+              b, piece_address(v, first + step * 16 + lane_ % 8 + lane_ / 8 % 2 * 8, n * 2 + lane_ / 16));
+          cuda::mma_bf16(o_[2 * n], p[step], b[0], b[1]);
+          cuda::mma_bf16(o_[2 * n + 1], p[step], b[2], b[3]);
+        }
       }
     }
+  }
+
+  // The left operand for tokens [16 step, 16 step + 16).
+  __device__ static void weights(const float (&s)[kWarpLen / 8][4], int step, uint32_t (&p)[4]) {
+    const float* s0 = s[2 * step];
+    const float* s1 = s[2 * step + 1];
+    p[0] = cuda::pack_bf16(s0[0], s0[1]);
+    p[1] = cuda::pack_bf16(s0[2], s0[3]);
+    p[2] = cuda::pack_bf16(s1[0], s1[1]);
+    p[3] = cuda::pack_bf16(s1[2], s1[3]);
   }
 
   __device__ void finish() {
@@ -316,17 +372,20 @@ __global__ __launch_bounds__(kMmaThreads, 2) void tree_attention_mma_kernel(cons
   extern __shared__ __align__(1024) char shared[];
   const PlanView plan(launch.plan);
   const int bin = blockIdx.x / launch.num_kv_heads, kv_head = blockIdx.x % launch.num_kv_heads;
-  const int begin = plan.bin_indptr()[bin], end = plan.bin_indptr()[bin + 1];
   cuda::let_next_kernel_start();
+  const PackedBin work = plan.bins()[bin];
+  NextMerge next;
+  next.load(plan, bin);
   cuda::wait_for_previous_kernel();
-  for (int i = begin; i < end; ++i) {
-    const PackedItem item = plan.items()[plan.bin_items()[i]];
+  PackedItem item = work.first;
+  for (int i = work.next_begin; i <= work.next_end && item.num_tiles > 0; ++i) {
     const int num_rows = item.num_queries * launch.group_size;
     if (num_rows <= 16) MmaItem<kHeadDim, 16>(launch, plan, item, kv_head, shared).run();
     else if (num_rows <= 32) MmaItem<kHeadDim, 32>(launch, plan, item, kv_head, shared).run();
     else MmaItem<kHeadDim, 64>(launch, plan, item, kv_head, shared).run();
+    if (i < work.next_end) item = plan.items()[i];
   }
-  merge_bin<kHeadDim>(launch, plan, bin, kv_head, threadIdx.x / 32, kMmaThreads / 32);
+  merge_bin<kHeadDim>(launch, plan, next, bin, kv_head, threadIdx.x / 32, kMmaThreads / 32);
 }
 
 }  // namespace deftree::attention

@@ -70,7 +70,7 @@ PlanDevice cuda_plan_device(const CudaDevice& device) {
           .chunk_align = kTilePages,
           .read_cost = 128,
           .state_cost = 64,
-          .lateness = 0.05};
+          .lateness = 0};
 }
 
 DevicePlan::DevicePlan(const AttentionShape& shape, const CudaDevice& device) : shape_(shape), device_(device) {

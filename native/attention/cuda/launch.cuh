@@ -30,8 +30,7 @@ struct PlanView {
 
   __device__ explicit PlanView(const char* plan)
       : header(reinterpret_cast<const PackedPlanHeader*>(plan)), base(plan) {}
-  __device__ const int32_t* bin_indptr() const { return at<int32_t>(header->bin_indptr); }
-  __device__ const int32_t* bin_items() const { return at<int32_t>(header->bin_items); }
+  __device__ const PackedBin* bins() const { return at<PackedBin>(sizeof(PackedPlanHeader)); }
   __device__ const PackedItem* items() const { return at<PackedItem>(header->items); }
   __device__ const KvTile* tiles() const { return at<KvTile>(header->tiles); }
   __device__ const int32_t* group_queries() const { return at<int32_t>(header->group_queries); }
@@ -51,24 +50,41 @@ __device__ inline void publish_partials(const Launch& launch, const PlanView& pl
                                         int kv_head, int thread, int num_threads) {
   for (int i = thread; i < item.num_queries; i += num_threads) {
     const int query = plan.group_queries()[item.query_begin + i];
-    __threadfence();
     cuda::add_release(launch.arrivals + query * launch.num_kv_heads + kv_head, 1);
   }
 }
 
-// One warp merges the states of one query head: O = sum 2^(lse_i - max) O_i / sum 2^(lse_i - max).
+// One warp merges the states of one query head: O = sum 2^(lse_i - max) O_i / sum 2^(lse_i - max). The first states are
+// asked for together with their LSEs. slot: of this lane among the first 32.
 template <int kHeadDim>
-__device__ inline void merge_states(const Launch& launch, const int32_t* slots, int num_slots, int head,
+__device__ inline void merge_states(const Launch& launch, const int32_t* slots, int num_slots, int slot, int head,
                                     __nv_bfloat16* out) {
-  constexpr int kLaneDims = kHeadDim / 32;
+  constexpr int kLaneDims = kHeadDim / 32, kLoads = 16;
+  __align__(16) float parts[kLoads][kLaneDims];
   const int lane = threadIdx.x % 32;
   float sum = 0, max = -INFINITY;
   float o[kLaneDims] = {};
   for (int begin = 0; begin < num_slots; begin += 32) {
     const int count = min(32, num_slots - begin);
-    const int slot = lane < count ? slots[begin + lane] : 0;
+    if (begin > 0) slot = lane < count ? slots[begin + lane] : 0;
     const int row = slot * launch.num_qo_heads + head;
     const float lse = lane < count ? __ldcg(launch.partial_lse + row) : -INFINITY;
+    auto load_parts = [&](int first) {
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int64_t from =
+            static_cast<int64_t>(__shfl_sync(0xffffffffu, row, (first + i) % 32)) * kHeadDim + lane * kLaneDims;
+        if (first + i >= count) {
+#pragma unroll
+          for (int d = 0; d < kLaneDims; ++d) parts[i][d] = 0;
+        } else if constexpr (kLaneDims == 4) {
+          *reinterpret_cast<float4*>(parts[i]) = __ldcg(reinterpret_cast<const float4*>(launch.partial_o + from));
+        } else {
+          *reinterpret_cast<float2*>(parts[i]) = __ldcg(reinterpret_cast<const float2*>(launch.partial_o + from));
+        }
+      }
+    };
+    if (begin == 0) load_parts(0);
     float new_max = lse;
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2)
@@ -84,20 +100,13 @@ __device__ inline void merge_states(const Launch& launch, const int32_t* slots, 
     sum = sum * old_weight + weights;
 #pragma unroll
     for (int d = 0; d < kLaneDims; ++d) o[d] *= old_weight;
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      const float w = __shfl_sync(0xffffffffu, weight, i);
-      const int64_t from = static_cast<int64_t>(__shfl_sync(0xffffffffu, row, i)) * kHeadDim + lane * kLaneDims;
-      if constexpr (kLaneDims == 4) {
-        const float4 part = __ldcg(reinterpret_cast<const float4*>(launch.partial_o + from));
-        o[0] += w * part.x;
-        o[1] += w * part.y;
-        o[2] += w * part.z;
-        o[3] += w * part.w;
-      } else {
-        const float2 part = __ldcg(reinterpret_cast<const float2*>(launch.partial_o + from));
-        o[0] += w * part.x;
-        o[1] += w * part.y;
+    for (int first = 0; first < count; first += kLoads) {
+      if (first > 0 || begin > 0) load_parts(first);
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const float w = __shfl_sync(0xffffffffu, weight, first + i);
+#pragma unroll
+        for (int d = 0; d < kLaneDims; ++d) o[d] += w * parts[i][d];
       }
     }
   }
@@ -107,21 +116,35 @@ __device__ inline void merge_states(const Launch& launch, const int32_t* slots, 
     *reinterpret_cast<uint32_t*>(out + lane * kLaneDims + d) = cuda::pack_bf16(o[d] * scale, o[d + 1] * scale);
 }
 
+// A merge and, in each lane, one of its first 32 slots. Plans do not change while a kernel runs, so the first is read
+// before there is anything to merge.
+struct NextMerge {
+  PackedMerge merge{};
+  int slot = 0;
+
+  __device__ void load(const PlanView& plan, int m) {
+    if (m >= plan.header->num_merges) return;
+    merge = plan.merges()[m];
+    const int lane = threadIdx.x % 32;
+    slot = lane < merge.num_slots ? plan.merge_slots()[merge.slot_begin + lane] : 0;
+  }
+};
+
 // The merges of this block's bin, once the block has computed its items. Blocks wait here for blocks that are computing,
 // never for one that waits, so they all come to an end as long as all are on the GPU.
 template <int kHeadDim>
-__device__ inline void merge_bin(const Launch& launch, const PlanView& plan, int bin, int kv_head, int warp,
-                                 int num_warps) {
-  const int num_bins = plan.header->num_bins, num_merges = plan.header->num_merges;
-  for (int m = bin; m < num_merges; m += num_bins) {
-    const PackedMerge merge = plan.merges()[m];
+__device__ inline void merge_bin(const Launch& launch, const PlanView& plan, NextMerge& next, int bin, int kv_head,
+                                 int warp, int num_warps) {
+  for (int m = bin; m < plan.header->num_merges; m += plan.header->num_bins) {
+    if (m != bin) next.load(plan, m);
+    const PackedMerge merge = next.merge;
     const uint32_t* arrived = launch.arrivals + merge.query * launch.num_kv_heads + kv_head;
     const uint32_t wanted = static_cast<uint32_t>(merge.num_slots) * launch.round;
     while (cuda::load_acquire(arrived) < wanted) {
     }
     for (int g = warp; g < launch.group_size; g += num_warps) {
       const int head = kv_head * launch.group_size + g;
-      merge_states<kHeadDim>(launch, plan.merge_slots() + merge.slot_begin, merge.num_slots, head,
+      merge_states<kHeadDim>(launch, plan.merge_slots() + merge.slot_begin, merge.num_slots, next.slot, head,
                              launch.out + (static_cast<int64_t>(merge.query) * launch.num_qo_heads + head) * kHeadDim);
     }
   }

@@ -49,7 +49,7 @@ class Packer {
   // Largest first, each to the bin with the least so far (Graham's LPT rule).
   void fill_bins(int num_bins) {
     const size_t num_items = packed_.items.size();
-    std::vector<int32_t>& order = packed_.bin_items;
+    std::vector<int32_t>& order = packed_.order;
     order.resize(num_items);
     for (size_t i = 0; i < num_items; ++i) order[i] = static_cast<int32_t>(i);
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return cost(a) > cost(b); });
@@ -63,17 +63,26 @@ class Packer {
     for (int32_t b = 0; b < num_bins; ++b) heap.push_back({0, b});
     std::make_heap(heap.begin(), heap.end());
     packed_.bin_of_item.resize(num_items);
-    packed_.bin_indptr.assign(num_bins + 1, 0);
     for (int32_t i : order) {
       std::pop_heap(heap.begin(), heap.end());
       packed_.bin_of_item[i] = heap.back().index;
-      ++packed_.bin_indptr[heap.back().index + 1];
       heap.back().cost += cost(i);
       std::push_heap(heap.begin(), heap.end());
     }
     std::stable_sort(order.begin(), order.end(),
                      [&](int32_t a, int32_t b) { return packed_.bin_of_item[a] < packed_.bin_of_item[b]; });
-    for (int32_t b = 0; b < num_bins; ++b) packed_.bin_indptr[b + 1] += packed_.bin_indptr[b];
+
+    packed_.items_by_bin.clear();
+    for (int32_t i : order) packed_.items_by_bin.push_back(packed_.items[i]);
+    packed_.bins.assign(num_bins, {});
+    for (size_t i = 0; i < num_items;) {
+      PackedBin& bin = packed_.bins[packed_.bin_of_item[order[i]]];
+      bin.first = packed_.items_by_bin[i];
+      bin.next_begin = static_cast<int32_t>(i + 1);
+      const int32_t index = packed_.bin_of_item[order[i]];
+      while (i < num_items && packed_.bin_of_item[order[i]] == index) ++i;
+      bin.next_end = static_cast<int32_t>(i);
+    }
   }
 
   void write(int num_bins) {
@@ -83,9 +92,8 @@ class Packer {
     header.num_merges = static_cast<int32_t>(packed_.merges.size());
     header.max_rows = plan_.max_group_len * group_size_;
     packed_.bytes.resize(sizeof(header));
-    header.bin_indptr = append(packed_.bin_indptr);
-    header.bin_items = append(packed_.bin_items);
-    header.items = append(packed_.items);
+    append(packed_.bins);
+    header.items = append(packed_.items_by_bin);
     header.tiles = append(packed_.tiles);
     header.group_queries = append(plan_.group_queries);
     header.merges = append(packed_.merges);

@@ -25,27 +25,35 @@ struct PackedItem {
   int32_t unused[3];
 };
 
+// What the thread blocks of a bin compute: `first`, then items [next_begin, next_end). The first stands here because
+// each load that depends on another delays the start of a short step by most of a microsecond.
+struct PackedBin {
+  PackedItem first;  // num_tiles = 0: the bin has no item
+  int32_t next_begin, next_end;
+  int32_t unused[6];
+};
+
 // A query whose partial states are merged; num_slots = 0: a query that sees no key.
 struct PackedMerge {
   int32_t query, slot_begin, num_slots;
   int32_t unused;
 };
 
-// Stands first; offsets in bytes from its own begin.
+// Stands first, and the PackedBin [num_bins] follow; offsets in bytes from its own begin.
 //
-// Thread blocks form num_bins bins for each KV head. Bin b computes items bin_items[bin_indptr[b] .. bin_indptr[b + 1])
-// in order, then merges b, b + num_bins, ...
+// Thread blocks form num_bins bins for each KV head. Bin b computes its items in order, then merges b, b + num_bins, ...
 struct PackedPlanHeader {
   int32_t num_bins, num_items, num_merges, max_rows;
-  uint32_t bin_indptr;     // int32 [num_bins + 1]
-  uint32_t bin_items;      // int32 [num_items]
-  uint32_t items;          // PackedItem [num_items]
+  uint32_t items;          // PackedItem [num_items], in the order of bins
   uint32_t tiles;          // KvTile [num tiles]
   uint32_t group_queries;  // int32
   uint32_t mask_words;     // uint64
   uint32_t merges;         // PackedMerge [num_merges]
   uint32_t merge_slots;    // int32
+  uint32_t unused[6];
 };
+static_assert(sizeof(PackedPlanHeader) == 64 && sizeof(PackedBin) == 64 && sizeof(PackedItem) == 32 &&
+              sizeof(KvTile) == 32);
 
 // Working memory of pack_plan, and its result.
 struct PackedPlan {
@@ -54,8 +62,9 @@ struct PackedPlan {
   std::vector<KvTile> tiles;
   std::vector<uint64_t> mask_words;
   std::vector<PackedMerge> merges;
-  std::vector<int32_t> bin_indptr, bin_items;
-  std::vector<int32_t> bin_of_item;
+  std::vector<PackedBin> bins;
+  std::vector<PackedItem> items_by_bin;
+  std::vector<int32_t> bin_of_item, order;
   std::vector<int64_t> bin_cost;
   int64_t num_rows_read = 0;  // tile rows of all items, padding included
 
