@@ -11,12 +11,13 @@ from torch import Tensor
 from model import Batch, Mini
 
 TEMPERATURES = (0.7, 1.0)
-THOUGHT_TOKENS = 17
+THOUGHT_TOKENS = 17  # about 8 numbers, as sortingProblem's thoughts
 
 
 @torch.no_grad()
 def measure(model: Mini, problem_sets: list[dict], device: str, budget: int = 32768) -> dict:
-    """Per problem set: rates over its problems. `search_5` and `best_of_5` are expectations, see below."""
+    """Per problem set: rates over its problems. `search_5` and `best_of_5` are expectations at temperature 1: of the search
+    of `search_rate`, and of the best of five whole answers."""
     results = {}
     for problem_set in problem_sets:
         examples = problem_set["examples"]
@@ -26,12 +27,18 @@ def measure(model: Mini, problem_sets: list[dict], device: str, budget: int = 32
             for logits, answer in answer_logits(model, examples[begin : begin + size], device):
                 rows["greedy"].append(bool((logits.argmax(-1) == answer).all()))
                 for temperature in TEMPERATURES:
-                    tokens = F.log_softmax(logits.double() / temperature, -1).gather(1, answer[:, None])[:, 0]
-                    rows[f"pass_t{temperature}"].append(tokens.sum().exp().item())
-                rows["search_5"].append(search_rate(tokens, 5))
-                rows["best_of_5"].append(1 - (1 - tokens.sum().exp().item()) ** 5)
+                    right = right_logprobs(logits, answer, temperature).sum().exp().item()
+                    rows[f"pass_t{temperature}"].append(right)
+                logprobs = right_logprobs(logits, answer, temperature=1.0)
+                rows["search_5"].append(search_rate(logprobs, 5))
+                rows["best_of_5"].append(1 - (1 - logprobs.sum().exp().item()) ** 5)
         results[problem_set["name"]] = {"n": len(examples), **{k: sum(v) / len(v) for k, v in rows.items()}}
     return results
+
+
+def right_logprobs(logits: Tensor, answer: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities [A] of the right answer's tokens."""
+    return F.log_softmax(logits.double() / temperature, -1).gather(1, answer[:, None])[:, 0]
 
 
 def search_rate(token_logprobs: Tensor, samples: int) -> float:
