@@ -12,8 +12,8 @@
 namespace deftree {
 namespace {
 
-// Below this many values of x the calling thread quantises alone: a parallel region costs more.
-constexpr int64_t kSerialQuantizeValues = 16384;
+// Up to this many values of x the calling thread quantises or rounds alone: a parallel region costs more.
+constexpr int64_t kSerialValues = 16384;
 // Rows of x that stay near the core while the weights of a task stream by.
 constexpr int kTaskRows = 64;
 // Least work of a task in multiply-adds, so that handing it out costs little.
@@ -62,17 +62,25 @@ AlignedBuffer& AlignedBuffer::operator=(AlignedBuffer&& other) noexcept {
 struct LinearWorkspace::Impl {
   AlignedBuffer buffer;
 
-  // Room for `rows` quantised rows of `matrix`.
+  std::byte* reserve(size_t bytes) {
+    if (buffer.size() < bytes) buffer = AlignedBuffer(bytes);
+    return buffer.data();
+  }
+
+  // Room for `rows` rows as `matrix` wants them.
+  Activations rounded(const PackedMatrix& matrix, int rows) {
+    Activations a{};
+    a.bf16 = reinterpret_cast<uint16_t*>(reserve(static_cast<size_t>(rows) * matrix.num_blocks * kBlock * 2));
+    return a;
+  }
   Activations quantized(const PackedMatrix& matrix, int rows) {
     const size_t groups = static_cast<size_t>(rows) * matrix.groups_per_row();
     const size_t blocks = static_cast<size_t>(rows) * matrix.num_blocks;
     const size_t codes_bytes = round_up_64(blocks * kBlock);
     const size_t scales_bytes = round_up_64(blocks * sizeof(float));
     const size_t groups_bytes = round_up_64(groups * sizeof(float));
-    const size_t wanted = codes_bytes + scales_bytes + 2 * groups_bytes;
-    if (buffer.size() < wanted) buffer = AlignedBuffer(wanted);
     Activations a{};
-    std::byte* at = buffer.data();
+    std::byte* at = reserve(codes_bytes + scales_bytes + 2 * groups_bytes);
     a.codes = reinterpret_cast<int8_t*>(at);
     a.scales = reinterpret_cast<float*>(at += codes_bytes);
     a.starts = reinterpret_cast<int32_t*>(at += scales_bytes);
@@ -91,6 +99,8 @@ std::span<const LinearKernels* const> available_linear_kernels() {
     const CpuLevel level = best_cpu_level(cpu_features());
     if (level >= CpuLevel::kAvx2) sets.push_back(&kLinearAvx2);
     if (level >= CpuLevel::kAvx512) sets.push_back(&kLinearAvx512);
+    if (level >= CpuLevel::kAvx512 && cpu_features().avx512bf16) sets.push_back(&kLinearAvx512Bf16);
+    if (level >= CpuLevel::kAmx) sets.push_back(&kLinearAmx);
 #endif
     return sets;
   }();
@@ -100,7 +110,8 @@ std::span<const LinearKernels* const> available_linear_kernels() {
 const LinearKernels& linear_kernels() {
   static const LinearKernels& best = [&]() -> const LinearKernels& {
 #if defined(__x86_64__)
-    if (cpu_level() >= CpuLevel::kAvx512) return kLinearAvx512;
+    if (cpu_level() >= CpuLevel::kAmx) return kLinearAmx;
+    if (cpu_level() >= CpuLevel::kAvx512) return cpu_features().avx512bf16 ? kLinearAvx512Bf16 : kLinearAvx512;
     if (cpu_level() >= CpuLevel::kAvx2) return kLinearAvx2;
 #endif
     return kLinearScalar;
@@ -113,21 +124,24 @@ void linear_with(const LinearKernels& kernels, const LinearWeight& weight, const
   const PackedMatrix& matrix = weight.impl().matrix;
   if (num_rows <= 0 || matrix.num_panels == 0) return;
 
-  Activations activations{};
-  if (matrix.format == WeightFormat::kI8 || matrix.format == WeightFormat::kI4) {
-    activations = workspace.impl().quantized(matrix, num_rows);
-    activations.x = x;
-    activations.ldx = ldx;
+  const bool integer = matrix.format == WeightFormat::kI8 || matrix.format == WeightFormat::kI4;
+  const bool rounded = matrix.format == WeightFormat::kBf16 && kernels.round_row != nullptr;
+  Activations activations = integer   ? workspace.impl().quantized(matrix, num_rows)
+                            : rounded ? workspace.impl().rounded(matrix, num_rows)
+                                      : Activations{};
+  activations.x = x;
+  activations.ldx = ldx;
+  if (integer || rounded) {
     const int start_factor = (matrix.wide_codes() ? kernels.signed_offset : 0) - matrix.zero;
-    const auto quantize = [&](int row, int) { kernels.quantize_row(matrix, activations, row, start_factor); };
-    if (int64_t{num_rows} * matrix.in_features <= kSerialQuantizeValues) {
-      for (int row = 0; row < num_rows; ++row) quantize(row, 0);
+    const auto prepare = [&](int row, int) {
+      integer ? kernels.quantize_row(matrix, activations, row, start_factor)
+              : kernels.round_row(matrix, activations, row);
+    };
+    if (int64_t{num_rows} * matrix.in_features <= kSerialValues) {
+      for (int row = 0; row < num_rows; ++row) prepare(row, 0);
     } else {
-      pool.run(num_rows, quantize);
+      pool.run(num_rows, prepare);
     }
-  } else {
-    activations.x = x;
-    activations.ldx = ldx;
   }
 
   const Grid grid = split(matrix, num_rows, pool.num_threads());

@@ -1,7 +1,7 @@
 // Kernels with AVX2, FMA and F16C: half a panel (8 outputs) by up to four rows.
 //
 // vpmaddubsw adds two u8 x s8 products into an int16 lane and saturates, so how many products may be summed there
-// depends on the largest code: 8 pairs of codes up to 15 (8 * 2 * 15 * 127 = 30480), 4 pairs up to 31, 2 pairs up to 63.
+// depends on the largest code: 8 pairs of codes up to 15 (8 * 2 * 15 * 127 = 30480), 4 pairs up to 31, 2 up to 63.
 // Wider codes are taken as signed values and multiplied as |w| * sign(w) x: one pair is at most 2 * 128 * 127 = 32512.
 #include "model/linear_kernels.h"
 #include "model/linear_tiles.h"

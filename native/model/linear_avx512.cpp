@@ -104,7 +104,8 @@ void quantize_row(const PackedMatrix& m, const Activations& a, int row, int star
       _mm_mask_storeu_epi32(starts + b, used, _mm_mullo_epi32(by_32, _mm_set1_epi32(start_factor)));
       _mm_mask_storeu_ps(sums + b, used, _mm_mul_ps(scale, _mm_cvtepi32_ps(by_32)));
     } else {
-      const __m256 scale_twice = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scale), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+      const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+      const __m256 scale_twice = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(scale), twice);
       const auto used_twice = static_cast<__mmask8>((1 << 2 * blocks) - 1);
       _mm256_mask_storeu_epi32(starts + 2 * b, used_twice, _mm256_mullo_epi32(by_16, _mm256_set1_epi32(start_factor)));
       _mm256_mask_storeu_ps(sums + 2 * b, used_twice, _mm256_mul_ps(scale_twice, _mm256_cvtepi32_ps(by_16)));
@@ -174,7 +175,8 @@ void bf16_tile(const PackedMatrix& m, int panel, const float* x, int ldx, float*
     for (int p = 0; p < P; ++p) {
       const __m512 w0 = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(w + p * panel_len), 16));
       for (int r = 0; r < R; ++r) {
-        even[r][p] = _mm512_fmadd_ps(w0, _mm512_set1_ps(x[static_cast<size_t>(r) * ldx + m.in_features - 1]), even[r][p]);
+        const float last = x[static_cast<size_t>(r) * ldx + m.in_features - 1];
+        even[r][p] = _mm512_fmadd_ps(w0, _mm512_set1_ps(last), even[r][p]);
       }
     }
   }
@@ -227,7 +229,8 @@ void integer_tile(const PackedMatrix& m, int panel, const Activations& a, int ro
         dot[r] = kHasMin ? _mm512_setzero_si512() : _mm512_set1_epi32(starts[r * groups + group]);
       }
       // Rows innermost: R chains of vpdpbusd in flight hide its latency.
-      DEFTREE_UNROLL for (int j = g * kGroupLen / 4; j < (g + 1) * kGroupLen / 4; ++j) {
+      DEFTREE_UNROLL for (int i = 0; i < kGroupLen / 4; ++i) {
+        const int j = g * kGroupLen / 4 + i;
         DEFTREE_UNROLL for (int r = 0; r < R; ++r) {
           dot[r] = _mm512_dpbusd_epi32(dot[r], block[j], broadcast4(codes + (r * num_blocks + b) * kBlock + 4 * j));
         }

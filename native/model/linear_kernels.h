@@ -117,6 +117,8 @@ extern const LinearKernels kLinearScalar;
 #if defined(__x86_64__)
 extern const LinearKernels kLinearAvx2;
 extern const LinearKernels kLinearAvx512;
+extern const LinearKernels kLinearAvx512Bf16;
+extern const LinearKernels kLinearAmx;
 #endif
 
 }  // namespace deftree

@@ -46,7 +46,8 @@ QuantLayout common_layout(std::span<const SourceTensor> sources) {
 }
 
 [[noreturn]] void bad_source(const std::string& why, const SourceTensor& source) {
-  throw Error(ErrorCode::kBadArgument, "cannot pack a " + std::string(dtype_info(source.dtype).name) + " tensor: " + why,
+  throw Error(ErrorCode::kBadArgument,
+              "cannot pack a " + std::string(dtype_info(source.dtype).name) + " tensor: " + why,
               {{"rows", static_cast<double>(source.rows)},
                {"cols", static_cast<double>(source.cols)},
                {"bytes", static_cast<double>(source.bytes.size())}});
@@ -60,7 +61,7 @@ void check_sources(std::span<const SourceTensor> sources, WeightFormat format) {
     if (source.rows < 0 || source.cols < 1 || source.rows > INT_MAX - kPanel || source.cols > INT_MAX / kPanel) {
       bad_source("its shape is out of range", source);
     }
-    if (source.cols != sources[0].cols) bad_source("its columns differ from those of the tensor it is joined to", source);
+    if (source.cols != sources[0].cols) bad_source("its columns differ from those of the tensors beside it", source);
     if (source.cols % info.block_len != 0) {
       bad_source("its columns are no multiple of the block length " + std::to_string(info.block_len), source);
     }
@@ -92,8 +93,8 @@ SourceRow find_row(std::span<const SourceTensor> sources, int64_t row) {
 
 // What a thread needs for the panel it packs.
 struct PanelScratch {
-  std::vector<float> row;        // [in_features]
-  std::vector<uint8_t> codes;    // [16, num_blocks * 32]
+  std::vector<float> row;           // [in_features]
+  std::vector<uint8_t> codes;       // [16, num_blocks * 32]
   std::vector<float> scales, mins;  // [16, groups]
 };
 

@@ -143,7 +143,8 @@ class BlockWriter {
   TestBlocks out_;
 };
 
-inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBf16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_1,
-                                       DType::kQ5_0, DType::kQ5_1, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
+inline constexpr DType kAllDTypes[] = {DType::kF32,  DType::kF16,  DType::kBf16, DType::kQ8_0,
+                                       DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,
+                                       DType::kQ4_K, DType::kQ5_K, DType::kQ6_K};
 
 }  // namespace deftree::test
