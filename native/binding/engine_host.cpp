@@ -169,12 +169,13 @@ void EngineHost::post(Event event) noexcept {
 
 void EngineHost::call_js(napi_env env, napi_value, void* context, void* data) {
   const std::unique_ptr<Event> event(static_cast<Event*>(data));
+  if (env == nullptr) return;  // the environment ends; `context` is gone already
   const std::shared_ptr<EngineHost> host = *static_cast<std::shared_ptr<EngineHost>*>(context);
-  if (env == nullptr || host->object_ == nullptr || host->stopped_) return;
+  if (host->object_ == nullptr || host->stopped_) return;
   try {
     host->receive(env, *event);
   } catch (const Napi::Error& error) {
-    error.ThrowAsJavaScriptException();  // of the callback: an uncaught exception, as in any event handler
+    napi_fatal_exception(env, error.Value());  // of the callback: "uncaughtException", as in any event handler
   }
 }
 
