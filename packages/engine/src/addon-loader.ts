@@ -5,6 +5,9 @@ import { fileURLToPath } from "node:url";
 import { DeftreeError } from "./errors.js";
 import type { NativeAddon } from "./native-addon.js";
 
+// Named apart from CommonJS's own `require`, which the bundled build uses in the same scope.
+const requireAddon = createRequire(import.meta.url);
+
 let loaded: NativeAddon | undefined;
 
 /**
@@ -19,12 +22,11 @@ export function loadAddon(): NativeAddon {
 
 /** @internal Exported for its test. */
 export function firstThatLoads(specifiers: readonly string[]): NativeAddon {
-  const require = createRequire(import.meta.url);
   const attempts: string[] = [];
   const causes: unknown[] = [];
   for (const specifier of specifiers) {
     try {
-      return require(specifier) as NativeAddon;
+      return requireAddon(specifier) as NativeAddon;
     } catch (cause) {
       causes.push(cause);
       const [firstLine] = String(cause instanceof Error ? cause.message : cause).split("\n");
