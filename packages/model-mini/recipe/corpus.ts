@@ -82,11 +82,10 @@ class FastEncoder {
   }
 
   #piece(piece: string): readonly number[] {
-    let ids = this.#ids.get(piece);
-    if (!ids) {
-      ids = this.#tokenizer.encode(piece, { add_special_tokens: false }).ids;
-      this.#ids.set(piece, ids);
-    }
+    const known = this.#ids.get(piece);
+    if (known) return known;
+    const ids: readonly number[] = this.#tokenizer.encode(piece, { add_special_tokens: false }).ids;
+    this.#ids.set(piece, ids);
     return ids;
   }
 }
