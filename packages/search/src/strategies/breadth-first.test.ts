@@ -59,12 +59,20 @@ describe("breadthFirst, continue", () => {
     for (const thought of cut) expect(thought.score).toBeUndefined();
   });
 
-  it("starts no more than `attempts` thoughts at a level, and ends when none lives", async () => {
+  it("starts no more than `attempts` thoughts at a level; when none lives, the model finishes the answer", async () => {
     const strategy = breadthFirst({ grow: "continue", width: 5, depth: 4, attempts: 12 });
     const result = await search(digitsProblem(input), strategy, new ScriptedModel({ errorRate: 1 }));
-    expect(result.statistics).toMatchObject({ thoughts: 12, depth: 1, solved: false });
-    expect(result.best).toBeUndefined();
-    expect(result.stopReason).toBe("finished");
+    // The scripted model errs only when it samples; the answer is finished greedily.
+    expect(result.statistics).toMatchObject({ thoughts: 13, depth: 1, solved: true });
+    expect(result.best?.text).toHaveLength(input.length);
+    expect(result.stopReason).toBe("solved");
+  });
+
+  it("answers with a whole answer when the levels run out", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 4, depth: 2 });
+    const result = await search(digitsProblem(input), strategy, new ScriptedModel({ errorRate: 0 }));
+    expect(result).toMatchObject({ solved: true, text: [...input].sort().join("") });
+    expect(result.best?.depth).toBe(3);
   });
 
   it("continues after the stop string of the thought before", async () => {

@@ -4,6 +4,7 @@
  *
  * Two ways to grow, which are different programs on the model:
  * - `continue`: a thought is the next part of the answer; children extend the branch of the thought they grow from.
+ *   When the search ends without a whole answer, the model finishes the best part, so there always is one.
  * - `reprompt`: a thought is a whole answer; each level is a new prompt that asks to improve the answer kept so far,
  *   which competes with the new ones and stays on ties (Besta et al. 2024, Graph of Thoughts' ToT baseline).
  */
@@ -78,6 +79,11 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
       dropped: selection.dropped.map(({ thought }) => thought.id),
     });
     for (const { thought, reason } of selection.dropped) prune(run, thought, reason);
+    const isLast = selection.kept.length === 0 || depth === settings.depth;
+    if (settings.grow === "continue" && isLast && !run.best?.answered) {
+      const [deepest] = selection.kept;
+      await finishAnswer(run, deepest === undefined ? places[0]! : placeAfter(deepest, depth + 1));
+    }
     for (const place of places) run.release(place.branch);
     if (settings.stopWhenSolved && run.solved) {
       run.stopReason ??= "solved";
@@ -113,6 +119,18 @@ async function growLevel<State, Answer>(
   return living;
 }
 
+/**
+ * `continue`: the search has ended without a whole answer, because every thought of a level was wrong or the levels ran
+ * out. The model then finishes the best part greedily, so that the user gets an answer and not a part of one.
+ */
+async function finishAnswer<State, Answer>(run: SearchRun<State, Answer>, place: Place): Promise<void> {
+  const granted = run.grant(1, run.problem.answerMaxTokens);
+  if (granted === undefined) return;
+  const shape = nextPart(run.problem, { temperature: 0 }, granted.maxTokens, false);
+  // The stop strings end a part; the whole answer runs on to the model's own end.
+  evaluate(run, await propose(run, [place], { ...shape, stop: undefined }));
+}
+
 /** `continue`: a wrong answer is no base to grow on. It stays the best so far if nothing better comes. */
 function staysAlive<State, Answer>(run: SearchRun<State, Answer>, thought: LiveThought<State>): boolean {
   if (!thought.answered || run.problem.isSolved(thought.state)) return true;
@@ -124,6 +142,10 @@ async function rootPlace<State, Answer>(run: SearchRun<State, Answer>): Promise<
   return { parent: 0, depth: 1, branch: await run.open(run.problem.prompt()), text: "" };
 }
 
+function placeAfter<State>({ id, branch, text }: LiveThought<State>, depth: number): Place {
+  return { parent: id, depth, branch, text };
+}
+
 async function placesAfter<State, Answer>(
   run: SearchRun<State, Answer>,
   kept: readonly LiveThought<State>[],
@@ -131,7 +153,7 @@ async function placesAfter<State, Answer>(
   settings: Settings,
 ): Promise<Place[]> {
   if (settings.grow === "continue") {
-    return kept.map((thought) => ({ parent: thought.id, depth, branch: thought.branch, text: thought.text }));
+    return kept.map((thought) => placeAfter(thought, depth));
   }
   const { problem } = run;
   return Promise.all(
