@@ -40,6 +40,7 @@ class MmaItem {
         kv_head_(kv_head),
         shared_(shared),
         tiles_(plan.tiles() + item.tile_begin),
+        mask_words_(plan.mask_words()),
         lane_(threadIdx.x % 32),
         warp_m_(threadIdx.x / 32 % kWarpsM),
         warp_n_(threadIdx.x / 32 / kWarpsM) {
@@ -60,16 +61,22 @@ class MmaItem {
 #pragma unroll
     for (int s = 0; s < kMmaStages - 1; ++s) start_copy(s, pages[s]);
     int4 next_pages = read_pages(kMmaStages - 1);
+    TileMask mask = read_mask(0), next_mask = read_mask(1);
     load_q();
+    uint64_t next_seen[2];
+    read_seen(mask, next_seen);
     for (int t = 0; t < item_.num_tiles; ++t) {
-      const uint64_t valid = __ldg(reinterpret_cast<const unsigned long long*>(&tiles_[t].valid));
-      uint64_t seen[2];
-      read_masks(t, valid, seen);
+      const uint64_t valid = mask.valid;
+      uint64_t seen[2] = {next_seen[0], next_seen[1]};
       cuda::cp_async_wait<kMmaStages - 2>();
       if constexpr (kWarpgroup) cuda::fence_async_proxy();
       __syncthreads();
       start_copy(t + kMmaStages - 1, next_pages);
+      // What later tiles need is asked for a tile ahead, so that no load is waited for.
       next_pages = read_pages(t + kMmaStages);
+      mask = next_mask;
+      read_seen(mask, next_seen);
+      next_mask = read_mask(t + 2);
       char* k = shared_ + t % kMmaStages * 2 * kTileBytes;
       if (valid != ~uint64_t{0}) {
         clear_unread_rows(k + kTileBytes, valid);
@@ -87,6 +94,11 @@ class MmaItem {
   }
 
  private:
+  struct TileMask {
+    uint64_t valid;
+    int begin;  // KvTile::mask_begin
+  };
+
   __device__ int4 read_pages(int t) const {
     if (t >= item_.num_tiles) return {-1, -1, -1, -1};
     return __ldg(reinterpret_cast<const int4*>(tiles_[t].page));
@@ -125,14 +137,19 @@ class MmaItem {
     }
   }
 
-  __device__ void read_masks(int t, uint64_t valid, uint64_t (&seen)[2]) const {
-    const int mask_begin = __ldg(&tiles_[t].mask_begin);
+  __device__ TileMask read_mask(int t) const {
+    if (t >= item_.num_tiles) return {0, -1};
+    const uint4 words = __ldg(reinterpret_cast<const uint4*>(&tiles_[t].valid));
+    return {words.x | static_cast<uint64_t>(words.y) << 32, static_cast<int>(words.z)};
+  }
+
+  // The rows of a tile that this thread's two query rows see.
+  __device__ void read_seen(const TileMask& mask, uint64_t (&seen)[2]) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      seen[i] = in_group_[i] < 0 ? 0
-                : mask_begin < 0
-                    ? valid
-                    : __ldg(reinterpret_cast<const unsigned long long*>(plan_.mask_words() + mask_begin + in_group_[i]));
+      seen[i] = in_group_[i] < 0 ? 0 : mask.valid;
+      if (in_group_[i] >= 0 && mask.begin >= 0)
+        seen[i] = __ldg(reinterpret_cast<const unsigned long long*>(mask_words_ + mask.begin + in_group_[i]));
     }
   }
 
@@ -154,7 +171,7 @@ class MmaItem {
   __device__ void attend_tile(uint32_t k, uint32_t v, const uint64_t (&seen)[2]) {
     float s[kWarpLen / 8][4] = {};
     multiply_q(k, s);
-    mask(seen, s);
+    hide(seen, s);
     soften(s);
     multiply_v(v, s);
   }
@@ -184,7 +201,7 @@ class MmaItem {
     }
   }
 
-  __device__ void mask(const uint64_t (&seen)[2], float (&s)[kWarpLen / 8][4]) const {
+  __device__ void hide(const uint64_t (&seen)[2], float (&s)[kWarpLen / 8][4]) const {
     constexpr uint64_t kAll = kWarpLen == 64 ? ~uint64_t{0} : (uint64_t{1} << (kWarpLen % 64)) - 1;
     if (__any_sync(0xffffffffu, seen[0] != kAll || seen[1] != kAll)) {
 #pragma unroll
@@ -342,11 +359,17 @@ class MmaItem {
       }
       const int64_t row =
           static_cast<int64_t>(item_.partial_begin + in_group_[i]) * launch_.num_qo_heads + head_[i];
-      float* to = launch_.partial_o + row * kHeadDim;
+      __half* to = launch_.partial_o + row * kHeadDim + lane_ % 4 * 8;
 #pragma unroll
-      for (int n = 0; n < kHeadDim / 8; ++n)
-        __stcg(reinterpret_cast<float2*>(to + n * 8 + lane_ % 4 * 2),
-               make_float2(o_[n][2 * i] * scale, o_[n][2 * i + 1] * scale));
+      for (int n = 0; n < kHeadDim / 8; n += 4) {
+        uint32_t pairs[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const __half2 pair = __floats2half2_rn(o_[n + j][2 * i] * scale, o_[n + j][2 * i + 1] * scale);
+          pairs[j] = *reinterpret_cast<const uint32_t*>(&pair);
+        }
+        __stcg(reinterpret_cast<uint4*>(to + n * 8), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
+      }
       if (lane_ % 4 == 0)
         __stcg(launch_.partial_lse + row,
                sum_[i] > 0 ? max_[i] * launch_.scale_log2 + __log2f(sum_[i]) : -INFINITY);
@@ -359,6 +382,7 @@ class MmaItem {
   const int kv_head_;
   char* shared_;
   const KvTile* tiles_;
+  const uint64_t* mask_words_;
   const int lane_, warp_m_, warp_n_;
   int in_group_[2], query_[2] = {}, head_[2] = {};  // of this thread's two rows; -1: padding
   uint32_t q_[kHeadDim / 16][4];
@@ -367,15 +391,35 @@ class MmaItem {
   float sum_[2] = {};
 };
 
+// Asks for the first tiles of an item before the kernels in front have ended. A hint to L2, which stays coherent: what
+// they still write is read later, from there.
+template <int kHeadDim>
+__device__ void prefetch_item(const Launch& launch, const PlanView& plan, const PackedItem& item, int kv_head) {
+  constexpr int kTiles = 4, kHalves = kHeadDim / 64, kLines = 16;  // lines of 128 bytes in a half of a page
+  for (int t = 0; t < min(item.num_tiles, kTiles); ++t) {
+    const KvTile* tile = plan.tiles() + item.tile_begin + t;
+    for (int i = threadIdx.x; i < kTilePages * kHalves * kLines; i += kMmaThreads) {
+      const int page = __ldg(&tile->page[i / (kHalves * kLines)]);
+      if (page < 0) continue;
+      const int64_t block = (static_cast<int64_t>(page) * launch.num_kv_heads + kv_head) * kHalves;
+      const int64_t at = block * (kCudaPageSize * 64) + i % (kHalves * kLines) * 64;
+      cuda::prefetch_l2(launch.k + at);
+      cuda::prefetch_l2(launch.v + at);
+    }
+  }
+}
+
 template <int kHeadDim>
 __global__ __launch_bounds__(kMmaThreads, 2) void tree_attention_mma_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(1024) char shared[];
   const PlanView plan(launch.plan);
   const int bin = blockIdx.x / launch.num_kv_heads, kv_head = blockIdx.x % launch.num_kv_heads;
   cuda::let_next_kernel_start();
+  if (bin >= plan.header->num_bins) return;
   const PackedBin work = plan.bins()[bin];
   NextMerge next;
   next.load(plan, bin);
+  prefetch_item<kHeadDim>(launch, plan, work.first, kv_head);
   cuda::wait_for_previous_kernel();
   PackedItem item = work.first;
   for (int i = work.next_begin; i <= work.next_end && item.num_tiles > 0; ++i) {

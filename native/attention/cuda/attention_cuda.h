@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include <cuda_fp16.h>
+
 #include "attention/cuda/packed_plan.h"
 #include "attention/cuda/params_cuda.h"
 #include "attention/plan.h"
@@ -18,6 +20,8 @@ struct CudaDevice {
 
   // Thread blocks that compute for one KV head; all blocks of a launch are on the GPU at the same time.
   int num_bins(const AttentionShape& shape) const;
+  // Of these the ones that get work, for so many items.
+  int num_used_bins(const AttentionShape& shape, size_t num_items) const;
 };
 
 // Throws kDevice when there is no usable GPU and kBadArgument for a head_dim with no kernel.
@@ -26,7 +30,10 @@ CudaDevice query_cuda_device(int device_index, int head_dim);
 // Groups of 64 rows fill a kernel's tile; cuts go between tiles. A block's share of the memory bandwidth lets a token
 // arrive in the time that the tensor cores need for about 128 rows, so reading decides; writing and merging a row's
 // partial state moves as many bytes as two tokens of K and V. One item per block: a second wave costs as much again.
-PlanDevice cuda_plan_device(const CudaDevice& device);
+//
+// Few rows in all need one block per multiprocessor, whose successor in the next layer starts while it still runs; many
+// need two, one of which multiplies while the other takes its softmax.
+PlanDevice cuda_plan_device(const CudaDevice& device, const AttentionShape& shape, int num_queries);
 
 // A plan in device memory with the workspace of its partial states. Addresses stay the same until reserve() must grow,
 // so a captured graph stays valid over uploads.
@@ -56,7 +63,7 @@ class DevicePlan {
   cuda::PinnedBuffer<std::byte> staging_;
   cuda::DeviceBuffer<std::byte> bytes_;
   cuda::DeviceBuffer<uint32_t> arrivals_;    // [num_queries, num_kv_heads] states that are written
-  cuda::DeviceBuffer<float> partial_o_;      // [num_partials, num_qo_heads, head_dim]
+  cuda::DeviceBuffer<__half> partial_o_;     // [num_partials, num_qo_heads, head_dim]
   cuda::DeviceBuffer<float> partial_lse_;    // [num_partials, num_qo_heads] base 2
   cudaEvent_t uploaded_ = nullptr;
   uint32_t launches_ = 0;                    // since begin_step

@@ -66,7 +66,6 @@ int64_t num_tokens_of(const TreeSnapshot& tree) {
 
 int bench(const std::string& path, int layers, std::vector<Policy> policies) {
   const CudaDevice gpu = query_cuda_device(0, kShape.head_dim);
-  const PlanDevice device = cuda_plan_device(gpu);
   cuda::Stream stream;
   const double bandwidth = copy_bytes_per_s(stream);
   std::printf("copy %.3f TB/s; %d multiprocessors, %d blocks each\n", bandwidth * 1e-12, gpu.num_processors,
@@ -81,9 +80,9 @@ int bench(const std::string& path, int layers, std::vector<Policy> policies) {
     num_pages = std::max<size_t>(num_pages, num_pages_of(snapshots.back()));
     num_queries = std::max<size_t>(num_queries, snapshots.back().num_queries());
   }
-  const size_t layer_size = num_pages * kShape.num_kv_heads * kShape.head_dim * kShape.page_size;
+  const size_t page_size = static_cast<size_t>(kShape.num_kv_heads) * kShape.head_dim * kShape.page_size;
   const size_t row_size = static_cast<size_t>(kShape.num_qo_heads) * kShape.head_dim;
-  cuda::DeviceBuffer<__nv_bfloat16> kv(2 * layers * layer_size), q(num_queries * row_size), out(num_queries * row_size);
+  cuda::DeviceBuffer<__nv_bfloat16> kv(2 * layers * num_pages * page_size), q(num_queries * row_size), out(num_queries * row_size);
   fill_random(kv.data(), kv.size(), 1);
   fill_random(q.data(), q.size(), 2);
 
@@ -93,8 +92,11 @@ int bench(const std::string& path, int layers, std::vector<Policy> policies) {
   std::string json;
   for (size_t i = 0; i < trees.size(); ++i) {
     const TreeSnapshot& tree = snapshots[i];
+    const size_t layer_size = num_pages_of(tree) * page_size;
     for (size_t p = 0; p < policies.size(); ++p) {
       Plan plan;
+      PlanDevice device = cuda_plan_device(gpu, kShape, tree.num_queries());
+      if (const char* text = std::getenv("PROCESSORS")) device.num_processors = std::atoi(text);
       make_plan(tree, policies[p], kShape, device, plan);
       DevicePlan device_plan(kShape, gpu);
       device_plan.upload(plan, stream.get());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -16,13 +17,18 @@ struct Launch {
   __nv_bfloat16* out;
   const __nv_bfloat16* k;
   const __nv_bfloat16* v;
-  float* partial_o;    // [num_partials, num_qo_heads, head_dim]
+  __half* partial_o;   // [num_partials, num_qo_heads, head_dim], a row in the order of partial_dim
   float* partial_lse;  // [num_partials, num_qo_heads] base 2, of scores times scale_log2
   uint32_t* arrivals;  // [num_queries, num_kv_heads]
   int q_stride, num_qo_heads, num_kv_heads, group_size;
   float scale_log2;    // sm_scale * log2(e)
   uint32_t round;      // 1 for the first layer of a step: arrivals are counted over all layers
 };
+
+// A partial state is a mean of values of V, so half precision holds it four times finer than the bf16 of the output,
+// at half the traffic of floats, which for short steps with many queries exceeds that of K and V. Its dims stand in the
+// order in which a thread holds them after a matrix product: pair i of a row is dims partial_dim(i), + 1.
+__device__ constexpr int partial_dim(int pair) { return (pair / 16 * 4 + pair % 4) * 8 + pair / 4 % 4 * 2; }
 
 struct PlanView {
   const PackedPlanHeader* header;
@@ -60,7 +66,7 @@ template <int kHeadDim>
 __device__ inline void merge_states(const Launch& launch, const int32_t* slots, int num_slots, int slot, int head,
                                     __nv_bfloat16* out) {
   constexpr int kLaneDims = kHeadDim / 32, kLoads = 16;
-  __align__(16) float parts[kLoads][kLaneDims];
+  uint2 parts[kLoads];  // kLaneDims halves
   const int lane = threadIdx.x % 32;
   float sum = 0, max = -INFINITY;
   float o[kLaneDims] = {};
@@ -74,14 +80,10 @@ __device__ inline void merge_states(const Launch& launch, const int32_t* slots, 
       for (int i = 0; i < kLoads; ++i) {
         const int64_t from =
             static_cast<int64_t>(__shfl_sync(0xffffffffu, row, (first + i) % 32)) * kHeadDim + lane * kLaneDims;
-        if (first + i >= count) {
-#pragma unroll
-          for (int d = 0; d < kLaneDims; ++d) parts[i][d] = 0;
-        } else if constexpr (kLaneDims == 4) {
-          *reinterpret_cast<float4*>(parts[i]) = __ldcg(reinterpret_cast<const float4*>(launch.partial_o + from));
-        } else {
-          *reinterpret_cast<float2*>(parts[i]) = __ldcg(reinterpret_cast<const float2*>(launch.partial_o + from));
-        }
+        parts[i] = {};
+        if (first + i >= count) continue;
+        if constexpr (kLaneDims == 4) parts[i] = __ldcg(reinterpret_cast<const uint2*>(launch.partial_o + from));
+        else parts[i].x = __ldcg(reinterpret_cast<const uint32_t*>(launch.partial_o + from));
       }
     };
     if (begin == 0) load_parts(0);
@@ -105,15 +107,22 @@ __device__ inline void merge_states(const Launch& launch, const int32_t* slots, 
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         const float w = __shfl_sync(0xffffffffu, weight, first + i);
-#pragma unroll
-        for (int d = 0; d < kLaneDims; ++d) o[d] += w * parts[i][d];
+        const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&parts[i].x));
+        o[0] += w * low.x;
+        o[1] += w * low.y;
+        if constexpr (kLaneDims == 4) {
+          const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&parts[i].y));
+          o[2] += w * high.x;
+          o[3] += w * high.y;
+        }
       }
     }
   }
   const float scale = sum > 0 ? 1 / sum : 0;
 #pragma unroll
   for (int d = 0; d < kLaneDims; d += 2)
-    *reinterpret_cast<uint32_t*>(out + lane * kLaneDims + d) = cuda::pack_bf16(o[d] * scale, o[d + 1] * scale);
+    *reinterpret_cast<uint32_t*>(out + partial_dim((lane * kLaneDims + d) / 2)) =
+        cuda::pack_bf16(o[d] * scale, o[d + 1] * scale);
 }
 
 // A merge and, in each lane, one of its first 32 slots. Plans do not change while a kernel runs, so the first is read
