@@ -2,7 +2,7 @@
 // than 32 rows on 9.0.
 //
 // Rows are query heads packed query-major (row r: query r / group_size of the group), so a tile of K and V is read once
-// for all of them. KV comes in tiles of 64 rows through a ring of shared memory filled by asynchronous copies. Warps
+// for all of them. KV comes in tiles of 64 rows through a ring of shared memory filled by asynchronous copies (on 9.0 bulk copies). Warps
 // stand in a grid of kRows / 16 by 4 / (kRows / 16): few rows let several warps share a tile's tokens, and their states
 // are merged in shared memory at the end.
 #pragma once
@@ -19,6 +19,12 @@ inline constexpr int kMmaMaxRows = 64;
 constexpr int mma_tile_bytes(int head_dim) { return kTileLen * head_dim * 2; }  // of K, and of V
 constexpr int mma_shared_bytes(int head_dim) { return kMmaStages * 2 * mma_tile_bytes(head_dim); }
 
+// Where the block stands in its ring of tiles, and a barrier per place that opens when its tile has arrived.
+struct Ring {
+  uint64_t* full;
+  uint32_t position;
+};
+
 template <int kHeadDim, int kRows>
 class MmaItem {
   static constexpr int kWarpsM = kRows / 16, kWarpsN = 4 / kWarpsM;
@@ -28,17 +34,22 @@ class MmaItem {
   static constexpr int kHalfBytes = kTileLen * 128;    // [64 rows, 64 dims]
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   static constexpr bool kWarpgroup = kRows == 64;  // the four warps multiply as one, with wgmma
+  static constexpr bool kBulk = true;              // tiles come by bulk copies that one warp starts
 #else
   static constexpr bool kWarpgroup = false;
+  static constexpr bool kBulk = false;
 #endif
 
  public:
-  __device__ MmaItem(const Launch& launch, const PlanView& plan, const PackedItem& item, int kv_head, char* shared)
+  __device__ MmaItem(const Launch& launch, const PlanView& plan, const PackedItem& item, int kv_head, char* shared,
+                     Ring& ring)
       : launch_(launch),
         plan_(plan),
         item_(item),
         kv_head_(kv_head),
         shared_(shared),
+        ring_(ring),
+        first_(ring.position),
         tiles_(plan.tiles() + item.tile_begin),
         mask_words_(plan.mask_words()),
         lane_(threadIdx.x % 32),
@@ -68,19 +79,19 @@ class MmaItem {
     for (int t = 0; t < item_.num_tiles; ++t) {
       const uint64_t valid = mask.valid;
       uint64_t seen[2] = {next_seen[0], next_seen[1]};
-      cuda::cp_async_wait<kMmaStages - 2>();
-      if constexpr (kWarpgroup) cuda::fence_async_proxy();
-      __syncthreads();
+      if constexpr (!kBulk) cuda::cp_async_wait<kMmaStages - 2>();
+      __syncthreads();  // no warp is at the tile before any more, whose place the next copy takes
       start_copy(t + kMmaStages - 1, next_pages);
+      if constexpr (kBulk) cuda::wait_barrier(ring_.full + stage(t), (first_ + t) / kMmaStages % 2);
       // What later tiles need is asked for a tile ahead, so that no load is waited for.
       next_pages = read_pages(t + kMmaStages);
       mask = next_mask;
       read_seen(mask, next_seen);
       next_mask = read_mask(t + 2);
-      char* k = shared_ + t % kMmaStages * 2 * kTileBytes;
+      char* k = shared_ + stage(t) * 2 * kTileBytes;
       if (valid != ~uint64_t{0}) {
         clear_unread_rows(k + kTileBytes, valid);
-        if constexpr (kWarpgroup) cuda::fence_async_proxy();
+        if constexpr (kBulk) cuda::fence_async_proxy();
         __syncthreads();
       }
       const int shift = warp_n_ * kWarpLen;
@@ -90,6 +101,7 @@ class MmaItem {
       if (!kWarpgroup && !__any_sync(0xffffffffu, (seen[0] | seen[1]) != 0)) continue;
       attend_tile(cuda::shared_address(k), cuda::shared_address(k + kTileBytes), seen);
     }
+    ring_.position += item_.num_tiles;
     finish();
   }
 
@@ -104,9 +116,15 @@ class MmaItem {
     return __ldg(reinterpret_cast<const int4*>(tiles_[t].page));
   }
 
-  // One page of one half of the head_dim is 2048 consecutive bytes: 16 from each thread.
+  __device__ int stage(int t) const { return (first_ + t) % kMmaStages; }
+
+  // One page of one half of the head_dim is 2048 consecutive bytes: a bulk copy, or 16 bytes from each thread.
   __device__ void start_copy(int t, const int4& pages) {
-    const uint32_t to = cuda::shared_address(shared_) + t % kMmaStages * 2 * kTileBytes + threadIdx.x * 16;
+    if constexpr (kBulk) {
+      if (threadIdx.x < 32 && t < item_.num_tiles) start_bulk_copy(t, pages);
+      return;
+    }
+    const uint32_t to = cuda::shared_address(shared_) + stage(t) * 2 * kTileBytes + threadIdx.x * 16;
     const int page[kTilePages] = {pages.x, pages.y, pages.z, pages.w};
 #pragma unroll
     for (int p = 0; p < kTilePages; ++p) {
@@ -121,6 +139,21 @@ class MmaItem {
       }
     }
     cuda::cp_async_commit();
+  }
+
+  // Lanes 0 .. 4 * 2 * kHalves - 1 of the first warp copy one half page each.
+  __device__ void start_bulk_copy(int t, const int4& pages) {
+    uint64_t* full = ring_.full + stage(t);
+    const int num_pages = (pages.x >= 0) + (pages.y >= 0) + (pages.z >= 0) + (pages.w >= 0);
+    if (lane_ == 0) cuda::expect_bytes(full, num_pages * 2 * kHalves * 2048);
+    __syncwarp();
+    const int p = lane_ % 4, half = lane_ / 4 % kHalves, is_v = lane_ / 4 / kHalves;
+    const int page = p == 0 ? pages.x : p == 1 ? pages.y : p == 2 ? pages.z : pages.w;
+    if (is_v > 1 || page < 0) return;
+    const int64_t block = (static_cast<int64_t>(page) * launch_.num_kv_heads + kv_head_) * kHalves + half;
+    const uint32_t to =
+        cuda::shared_address(shared_) + (stage(t) * 2 + is_v) * kTileBytes + half * kHalfBytes + p * 2048;
+    cuda::bulk_copy(to, (is_v ? launch_.v : launch_.k) + block * (kCudaPageSize * 64), 2048, full);
   }
 
   __device__ void load_q() {
@@ -296,6 +329,7 @@ class MmaItem {
     }
     if constexpr (kWarpsN > 1) merge_warps();
     if (warp_n_ == 0) write_rows();
+    if constexpr (kBulk && kWarpsN > 1) cuda::fence_async_proxy();  // merge_warps wrote where the next copies go
     __syncthreads();
     if (item_.partial_begin >= 0)
       publish_partials(launch_, plan_, item_, kv_head_, threadIdx.x, kMmaThreads);
@@ -381,6 +415,8 @@ class MmaItem {
   const PackedItem& item_;
   const int kv_head_;
   char* shared_;
+  Ring& ring_;
+  const uint32_t first_;  // ring position of the item's first tile
   const KvTile* tiles_;
   const uint64_t* mask_words_;
   const int lane_, warp_m_, warp_n_;
@@ -412,6 +448,7 @@ __device__ void prefetch_item(const Launch& launch, const PlanView& plan, const 
 template <int kHeadDim>
 __global__ __launch_bounds__(kMmaThreads, 2) void tree_attention_mma_kernel(const __grid_constant__ Launch launch) {
   extern __shared__ __align__(1024) char shared[];
+  __shared__ uint64_t full[kMmaStages];
   const PlanView plan(launch.plan);
   const int bin = blockIdx.x / launch.num_kv_heads, kv_head = blockIdx.x % launch.num_kv_heads;
   cuda::let_next_kernel_start();
@@ -420,13 +457,19 @@ __global__ __launch_bounds__(kMmaThreads, 2) void tree_attention_mma_kernel(cons
   NextMerge next;
   next.load(plan, bin);
   prefetch_item<kHeadDim>(launch, plan, work.first, kv_head);
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x < kMmaStages) cuda::init_barrier(full + threadIdx.x, 1);
+  cuda::fence_barrier_init();
+  __syncthreads();
+#endif
+  Ring ring{full, 0};
   cuda::wait_for_previous_kernel();
   PackedItem item = work.first;
   for (int i = work.next_begin; i <= work.next_end && item.num_tiles > 0; ++i) {
     const int num_rows = item.num_queries * launch.group_size;
-    if (num_rows <= 16) MmaItem<kHeadDim, 16>(launch, plan, item, kv_head, shared).run();
-    else if (num_rows <= 32) MmaItem<kHeadDim, 32>(launch, plan, item, kv_head, shared).run();
-    else MmaItem<kHeadDim, 64>(launch, plan, item, kv_head, shared).run();
+    if (num_rows <= 16) MmaItem<kHeadDim, 16>(launch, plan, item, kv_head, shared, ring).run();
+    else if (num_rows <= 32) MmaItem<kHeadDim, 32>(launch, plan, item, kv_head, shared, ring).run();
+    else MmaItem<kHeadDim, 64>(launch, plan, item, kv_head, shared, ring).run();
     if (i < work.next_end) item = plan.items()[i];
   }
   merge_bin<kHeadDim>(launch, plan, next, bin, kv_head, threadIdx.x / 32, kMmaThreads / 32);

@@ -63,15 +63,8 @@ CudaDevice query_cuda_device(int device_index, int head_dim) {
   return device;
 }
 
-int CudaDevice::num_used_bins(const AttentionShape& shape, size_t num_items) const {
-  const int single = std::max(num_processors / shape.num_kv_heads, 1);
-  return num_items <= static_cast<size_t>(single) ? std::min(single, num_bins(shape)) : num_bins(shape);
-}
-
-PlanDevice cuda_plan_device(const CudaDevice& device, const AttentionShape& shape, int num_queries) {
-  constexpr int kManyRows = 512;
-  const bool many = num_queries * shape.group_size() > kManyRows;
-  return {.num_processors = device.num_processors * (many ? device.blocks_per_processor : 1),
+PlanDevice cuda_plan_device(const CudaDevice& device) {
+  return {.num_processors = device.num_processors * device.blocks_per_processor,
           .min_chunk_len = kTileLen,
           .max_group_rows = kMmaMaxRows,
           .chunk_align = kTilePages,
@@ -106,7 +99,7 @@ bool DevicePlan::reserve(size_t plan_bytes, int num_queries, int num_partials) {
 }
 
 void DevicePlan::upload(const Plan& plan, cudaStream_t stream) {
-  pack_plan(plan, shape_, device_.num_used_bins(shape_, plan.items.size()), packed_);
+  pack_plan(plan, shape_, device_.num_bins(shape_), packed_);
   if (packed_.header().max_rows > kMmaMaxRows)
     throw Error(ErrorCode::kBadArgument, "attention plan: a group of " + std::to_string(packed_.header().max_rows) +
                                              " rows; the kernels take " + std::to_string(kMmaMaxRows));

@@ -20,8 +20,6 @@ struct CudaDevice {
 
   // Thread blocks that compute for one KV head; all blocks of a launch are on the GPU at the same time.
   int num_bins(const AttentionShape& shape) const;
-  // Of these the ones that get work, for so many items.
-  int num_used_bins(const AttentionShape& shape, size_t num_items) const;
 };
 
 // Throws kDevice when there is no usable GPU and kBadArgument for a head_dim with no kernel.
@@ -30,10 +28,7 @@ CudaDevice query_cuda_device(int device_index, int head_dim);
 // Groups of 64 rows fill a kernel's tile; cuts go between tiles. A block's share of the memory bandwidth lets a token
 // arrive in the time that the tensor cores need for about 128 rows, so reading decides; writing and merging a row's
 // partial state moves as many bytes as two tokens of K and V. One item per block: a second wave costs as much again.
-//
-// Few rows in all need one block per multiprocessor, whose successor in the next layer starts while it still runs; many
-// need two, one of which multiplies while the other takes its softmax.
-PlanDevice cuda_plan_device(const CudaDevice& device, const AttentionShape& shape, int num_queries);
+PlanDevice cuda_plan_device(const CudaDevice& device);
 
 // A plan in device memory with the workspace of its partial states. Addresses stay the same until reserve() must grow,
 // so a captured graph stays valid over uploads.

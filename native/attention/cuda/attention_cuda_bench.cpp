@@ -95,9 +95,7 @@ int bench(const std::string& path, int layers, std::vector<Policy> policies) {
     const size_t layer_size = num_pages_of(tree) * page_size;
     for (size_t p = 0; p < policies.size(); ++p) {
       Plan plan;
-      PlanDevice device = cuda_plan_device(gpu, kShape, tree.num_queries());
-      if (const char* text = std::getenv("PROCESSORS")) device.num_processors = std::atoi(text);
-      make_plan(tree, policies[p], kShape, device, plan);
+      make_plan(tree, policies[p], kShape, cuda_plan_device(gpu), plan);
       DevicePlan device_plan(kShape, gpu);
       device_plan.upload(plan, stream.get());
       const cuda::Graph graph(stream, [&] {

@@ -148,8 +148,8 @@ TEST(small_every_policy_on_every_shape) {
       TreeSnapshot snapshot = tree.snapshot(16);
       const int num_pages = scatter_pages(snapshot, random);
       Layer layer(std::move(snapshot), num_pages, shape, 7);
-      check_policies(layer, cuda_plan_device(gpu, shape, 100), gpu, shape_text(shape));
-      PlanDevice many_items = cuda_plan_device(gpu, shape, 100);
+      check_policies(layer, cuda_plan_device(gpu), gpu, shape_text(shape));
+      PlanDevice many_items = cuda_plan_device(gpu);
       many_items.min_chunk_len = 16;
       many_items.max_group_rows = 16;
       many_items.chunk_align = 1;
@@ -169,7 +169,7 @@ TEST(random_trees) {
     const CudaDevice gpu = query_cuda_device(0, shape.head_dim);
     TreeSnapshot tree = random_tree(random, 40).snapshot(16);
     const int num_pages = scatter_pages(tree, random);
-    PlanDevice device = cuda_plan_device(gpu, shape, 100);
+    PlanDevice device = cuda_plan_device(gpu);
     device.num_processors = one_of({1, 8, 264});
     device.min_chunk_len = one_of({1, 16, 64, 100});
     device.max_group_rows = one_of({8, 24, device.max_group_rows});
@@ -191,7 +191,7 @@ TEST(trees_of_the_file) {
     TreeSnapshot tree = named.snapshot(16);
     const int num_pages = pack_small_nodes(tree);
     Layer layer(std::move(tree), num_pages, shape, 3);
-    const Worst worst = check_policies(layer, cuda_plan_device(gpu, shape, layer.tree.num_queries()), gpu, named.name);
+    const Worst worst = check_policies(layer, cuda_plan_device(gpu), gpu, named.name);
     std::printf("    %-45s error / bf16 error: max %.3f, norm %.3f\n", named.name.c_str(), worst.max_ratio,
                 worst.relative_ratio);
   }
@@ -204,7 +204,7 @@ TEST(a_graph_may_be_replayed) {
   const int num_pages = pack_small_nodes(tree);
   Layer layer(std::move(tree), num_pages, shape, 3);
   Plan plan;
-  make_plan(layer.tree, Policy::kDeftFlatten, shape, cuda_plan_device(gpu, shape, 100), plan);
+  make_plan(layer.tree, Policy::kDeftFlatten, shape, cuda_plan_device(gpu), plan);
   CHECK(plan.num_partials > 0);
   DevicePlan device_plan(shape, gpu);
   cuda::Stream stream;
@@ -232,10 +232,10 @@ TEST(refuses_what_it_has_no_kernel_for) {
   const CudaDevice gpu = query_cuda_device(0, 128);
   const AttentionShape other_pages{8, 2, 128, 32};
   Plan plan;
-  make_plan(star_tree(100, 4, 20).snapshot(32), Policy::kDeftFlatten, other_pages, cuda_plan_device(gpu, shape, 100), plan);
+  make_plan(star_tree(100, 4, 20).snapshot(32), Policy::kDeftFlatten, other_pages, cuda_plan_device(gpu), plan);
   DevicePlan device_plan(other_pages, gpu);
   CHECK_ERROR(device_plan.upload(plan, nullptr), ErrorCode::kBadArgument);
-  PlanDevice wide = cuda_plan_device(gpu, shape, 100);
+  PlanDevice wide = cuda_plan_device(gpu);
   wide.max_group_rows = 1024;
   make_plan(star_tree(100, 64, 20).snapshot(16), Policy::kDeftFlatten, shape, wide, plan);
   DevicePlan narrow(shape, gpu);
