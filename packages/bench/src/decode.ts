@@ -33,8 +33,8 @@ export interface DecodeBenchRow {
   overheadPercent: number;
   kvBytesReadPerStep: number;
   kvBytesUnsharedPerStep: number;
-  /** Resident memory of the process after the run. */
-  rssBytes: number;
+  /** Resident memory that the process gained since before the model was loaded: weights, pages and the rest. */
+  memoryBytes: number;
 }
 
 export interface DecodeBenchResult {
@@ -58,6 +58,7 @@ const proseSentence =
 export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeBenchResult> {
   const { model, prefixTokens, branches, newTokens, ...engineOptions } = options;
   const most = Math.max(...branches);
+  const rssBefore = process.memoryUsage.rss();
   await using engine = await Engine.load(model, {
     kvTokens: prefixTokens + most * (newTokens + 2 * 16) + 256,
     ...engineOptions,
@@ -66,7 +67,9 @@ export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeBe
   await warmUp(engine, prefix);
 
   const rows: DecodeBenchRow[] = [];
-  for (const count of branches) rows.push(await measure(engine, prefix, count, newTokens));
+  for (const count of branches) {
+    rows.push(await measure(engine, prefix, count, newTokens, rssBefore));
+  }
   const { info } = engine;
   return {
     benchmark: "decode",
@@ -100,6 +103,7 @@ async function measure(
   prefix: readonly number[],
   count: number,
   newTokens: number,
+  rssBefore: number,
 ): Promise<DecodeBenchRow> {
   const concurrentPrefillMs = await timePrefill(engine, prefix, count);
   const root = engine.branch();
@@ -116,7 +120,7 @@ async function measure(
   await Promise.all(forks.map((branch) => branch.decode({ maxTokens: newTokens, stopTokens: [] })));
   const decodeMs = performance.now() - start;
   const after = engine.stats();
-  const rssBytes = process.memoryUsage.rss();
+  const memoryBytes = process.memoryUsage.rss() - rssBefore;
   drop([root, ...forks]);
 
   const steps = after.steps - before.steps;
@@ -136,7 +140,7 @@ async function measure(
     overheadPercent: (100 * perStepMs("overheadNs")) / perStepMs("stepNs"),
     kvBytesReadPerStep: (after.kvBytesRead - before.kvBytesRead) / steps,
     kvBytesUnsharedPerStep: (after.kvBytesUnshared - before.kvBytesUnshared) / steps,
-    rssBytes,
+    memoryBytes,
   };
 }
 

@@ -66,7 +66,7 @@ async function decode(flags: DecodeFlags): Promise<void> {
       "overhead",
       "KV read",
       "unshared",
-      "RSS",
+      "memory",
     ],
     result.rows.map((row) => [
       String(row.branches),
@@ -81,7 +81,7 @@ async function decode(flags: DecodeFlags): Promise<void> {
       `${row.overheadPercent.toFixed(1)}%`,
       formatBytes(row.kvBytesReadPerStep),
       formatBytes(row.kvBytesUnsharedPerStep),
-      formatBytes(row.rssBytes),
+      formatBytes(row.memoryBytes),
     ]),
   );
   output.result(result);
