@@ -119,8 +119,10 @@ struct EngineStats {
   int64_t steps = 0, decoded_tokens = 0, prefilled_tokens = 0, reused_tokens = 0;
   int64_t kv_bytes_read = 0, kv_bytes_unshared = 0, mask_bytes = 0, partial_bytes = 0, work_items = 0;
   int64_t linear_ns = 0, attention_ns = 0, sampling_ns = 0, other_forward_ns = 0;
-  int64_t overhead_ns = 0;  // of a step, everything but forward and sampling
-  int64_t step_ns = 0;
+  // A step's stages; overhead is all of them but forward and sample.
+  int64_t take_ns = 0, schedule_ns = 0, snapshot_ns = 0, plan_ns = 0, forward_ns = 0, commit_ns = 0, sample_ns = 0,
+          publish_ns = 0;
+  int64_t overhead_ns = 0, step_ns = 0;
   int32_t num_pages = 0, num_free_pages = 0, num_cached_pages = 0, num_nodes = 0, num_branches = 0;
   int64_t tokens_in_forest = 0;
   int32_t num_paused_branches = 0;

@@ -340,25 +340,6 @@ void Engine::die(const Error& error) {
   fail_open_requests(error);
 }
 
-void Engine::fail_open_requests(const Error& error) {
-  fatal_ = std::make_unique<Error>(error);
-  for (auto& [key, branch] : branches_) {
-    for (Request& request : branch->queue) answer(request.id, FinishReason::kError, branch->len()).error = error;
-    branch->queue.clear();
-    branch->active = false;
-  }
-  active_.clear();
-  ready_.clear();
-  works_.clear();
-  paused_.clear();
-}
-
-void Engine::shut_down(std::span<Command> late, const Error& error, StepMessage& message) {
-  message_ = &message;
-  if (!fatal_) fail_open_requests(error);
-  for (Command& command : late) apply(command);
-}
-
 EngineStats Engine::stats() const {
   EngineStats stats = stats_;
   const BackendTimes times = backend_->times();
@@ -366,8 +347,16 @@ EngineStats Engine::stats() const {
   stats.attention_ns = times.attention_ns;
   stats.sampling_ns = times.sampling_ns;
   stats.other_forward_ns = times.other_ns;
+  stats.take_ns = stage_ns_[kTake];
+  stats.schedule_ns = stage_ns_[kSchedule];
+  stats.snapshot_ns = stage_ns_[kSnapshot];
+  stats.plan_ns = stage_ns_[kPlan];
+  stats.forward_ns = stage_ns_[kForward];
+  stats.commit_ns = stage_ns_[kCommit];
+  stats.sample_ns = stage_ns_[kSample];
+  stats.publish_ns = stage_ns_[kPublish];
   for (int64_t ns : stage_ns_) stats.step_ns += ns;
-  stats.overhead_ns = stats.step_ns - stage_ns_[kForward] - stage_ns_[kSample];
+  stats.overhead_ns = stats.step_ns - stats.forward_ns - stats.sample_ns;
   const CacheStats cache = cache_.stats();
   stats.num_pages = cache.num_pages;
   stats.num_free_pages = cache.num_free_pages;

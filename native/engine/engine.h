@@ -110,7 +110,6 @@ class Engine {
   void accept_token(EngineBranch& branch, const SampledToken& sampled);
   void handle_failure(const Error& error);
   void die(const Error& error);
-  void fail_open_requests(const Error& error);
   void enter(Stage stage);
 
   // engine_requests.cpp: what a command does, and the life of branches and requests.
@@ -127,6 +126,7 @@ class Engine {
   void fail_front(EngineBranch& branch, const Error& error);
   FinishedRequest& answer(RequestId id, FinishReason reason, int32_t branch_len);
   void cancel_request(RequestId id);
+  void fail_open_requests(const Error& error);
   void prune(BranchKey key, bool keep_cached);
   void shorten(EngineBranch& branch, int32_t len);
   void attach(EngineBranch& branch);

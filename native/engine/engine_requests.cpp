@@ -262,6 +262,25 @@ void Engine::prune(BranchKey key, bool keep_cached) {
   }
 }
 
+void Engine::fail_open_requests(const Error& error) {
+  fatal_ = std::make_unique<Error>(error);
+  for (auto& [key, branch] : branches_) {
+    for (Request& request : branch->queue) answer(request.id, FinishReason::kError, branch->len()).error = error;
+    branch->queue.clear();
+    branch->active = false;
+  }
+  active_.clear();
+  ready_.clear();
+  works_.clear();
+  paused_.clear();
+}
+
+void Engine::shut_down(std::span<Command> late, const Error& error, StepMessage& message) {
+  message_ = &message;
+  if (!fatal_) fail_open_requests(error);
+  for (Command& command : late) apply(command);
+}
+
 void Engine::shorten(EngineBranch& branch, int32_t len) {
   branch.logit_step = -1;
   if (len >= branch.written) {
