@@ -1,4 +1,5 @@
-// The instructions that CUDA C++ has no name for, one function each. PTX ISA, sections named at each group.
+// The instructions that CUDA C++ has no name for, one function each (PTX ISA). Barriers and bulk copies need compute
+// capability 9.0, wgmma 9.0a; who calls them elsewhere gets an assembler error.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -22,7 +23,6 @@ __device__ __forceinline__ void cp_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 // Barriers in shared memory that count arriving threads and bytes ("mbarrier"), and the copies that report to them.
 __device__ __forceinline__ void init_barrier(uint64_t* barrier, uint32_t num_arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(num_arrivals) : "memory");
@@ -54,7 +54,6 @@ __device__ __forceinline__ void bulk_copy(uint32_t shared, const void* global, u
                "l"(global), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
 }
-#endif
 
 // Asks L2 for the 128 bytes around `global`.
 __device__ __forceinline__ void prefetch_l2(const void* global) {
@@ -82,7 +81,6 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 // Warpgroup products ("wgmma"): four warps, d [64, N] in f32 = a [64, 16] in registers times b [16, N] in shared memory,
 // both bf16. Warp w holds rows 16 w .. 16 w + 15 of a and d, laid out as by mma.m16n8k16.
 
@@ -144,8 +142,6 @@ __device__ __forceinline__ void wgmma_n128(float (&d)[16][4], const uint32_t (&a
         "+f"(d[14][0]), "+f"(d[14][1]), "+f"(d[14][2]), "+f"(d[14][3]), "+f"(d[15][0]), "+f"(d[15][1]), "+f"(d[15][2]), "+f"(d[15][3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kTransposed));
 }
-#endif
-
 // 2^x by the special-function unit; 2^-inf = 0.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

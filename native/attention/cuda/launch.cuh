@@ -144,16 +144,23 @@ struct NextMerge {
 template <int kHeadDim>
 __device__ inline void merge_bin(const Launch& launch, const PlanView& plan, NextMerge& next, int bin, int kv_head,
                                  int warp, int num_warps) {
-  for (int m = bin; m < plan.header->num_merges; m += plan.header->num_bins) {
-    if (m != bin) next.load(plan, m);
-    const PackedMerge merge = next.merge;
+  const int num_merges = plan.header->num_merges, num_bins = plan.header->num_bins;
+  // One thread waits for one query, so that a block with many of them waits once.
+  for (int m = bin + threadIdx.x * num_bins; m < num_merges; m += num_warps * 32 * num_bins) {
+    const PackedMerge merge = m == bin ? next.merge : plan.merges()[m];
     const uint32_t* arrived = launch.arrivals + merge.query * launch.num_kv_heads + kv_head;
     const uint32_t wanted = static_cast<uint32_t>(merge.num_slots) * launch.round;
     while (cuda::load_acquire(arrived) < wanted) {
     }
+  }
+  __syncthreads();
+  for (int m = bin; m < num_merges; m += num_bins) {
+    const PackedMerge merge = next.merge;
+    const int slot = next.slot;
+    next.load(plan, m + num_bins);
     for (int g = warp; g < launch.group_size; g += num_warps) {
       const int head = kv_head * launch.group_size + g;
-      merge_states<kHeadDim>(launch, plan.merge_slots() + merge.slot_begin, merge.num_slots, next.slot, head,
+      merge_states<kHeadDim>(launch, plan.merge_slots() + merge.slot_begin, merge.num_slots, slot, head,
                              launch.out + (static_cast<int64_t>(merge.query) * launch.num_qo_heads + head) * kHeadDim);
     }
   }
