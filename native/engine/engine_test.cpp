@@ -140,6 +140,58 @@ TEST(engine_prompts_that_part_half_way_share_the_common_half) {
   CHECK(d.tokens[db] == expected_decode(two, 3));
 }
 
+TEST(engine_same_text_after_different_prefixes_is_computed_side_by_side) {
+  Driver d(fake_options(64, 64));
+  const BranchKey a = d.create(), b = d.create();
+  d.extend(a, some_tokens(12, 60));
+  d.extend(b, some_tokens(12, 61));
+  d.run();
+  const int64_t forwards = d.backend->num_forwards;
+  d.extend(a, {1, 2, 3});
+  d.extend(b, {1, 2, 3});
+  d.run();
+  CHECK_EQ(d.backend->num_forwards - forwards, 1);
+}
+
+TEST(engine_equal_paths_in_different_slots_wait_at_most_a_step_for_each_other) {
+  Driver d(fake_options(64, 64));
+  const auto prompt = some_tokens(8, 62);
+  std::vector<BranchKey> branches;
+  for (int i = 0; i < 4; ++i) {
+    branches.push_back(d.create());
+    d.extend(branches.back(), prompt);
+    d.decode(branches.back(), 6);
+  }
+  d.run();
+  const int64_t forwards = d.backend->num_forwards;
+  for (BranchKey b : branches) d.extend(b, {1, 2, 3});
+  d.run();
+  // One leads and the others find that its tokens do not lie below their own; then those go together.
+  CHECK_EQ(d.backend->num_forwards - forwards, 2);
+  std::vector<RequestId> decodes;
+  for (BranchKey b : branches) decodes.push_back(d.decode(b, 3));
+  d.run();
+  const auto path = joined(joined(prompt, expected_decode(prompt, 6)), {1, 2, 3});
+  for (RequestId r : decodes) CHECK(d.tokens[r] == expected_decode(path, 3));
+}
+
+TEST(engine_counts_only_the_tokens_of_an_extend_not_the_tail_before_them) {
+  Driver d;
+  const auto prompt = some_tokens(8, 63), text = some_tokens(40, 64);
+  const BranchKey a = d.create();
+  d.extend(a, prompt);
+  const RequestId decode = d.decode(a, 3), extend = d.extend(a, text);
+  d.run();
+  CHECK_EQ(d.engine->stats().prefilled_tokens, 8 + 40);
+  CHECK_EQ(d.result(extend).reused_tokens, 0);
+  const BranchKey b = d.create();
+  d.extend(b, joined(prompt, {d.tokens[decode].begin(), d.tokens[decode].begin() + 2}));
+  d.decode(b, 1);
+  const RequestId again = d.extend(b, text);
+  d.run();
+  CHECK_EQ(d.result(again).reused_tokens, 40);
+}
+
 TEST(engine_reuses_a_cached_prefix_and_a_full_match_needs_no_forward) {
   Driver d;
   const auto prompt = some_tokens(40, 9);
