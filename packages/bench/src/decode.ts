@@ -60,8 +60,9 @@ export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeBe
   const most = Math.max(...branches);
   const rssBefore = process.memoryUsage.rss();
   await using engine = await Engine.load(model, {
-    kvTokens: prefixTokens + most * (newTokens + 2 * 16) + 256,
     ...engineOptions,
+    // By default the pages that the run needs, so that the memory figure says what it costs.
+    kvTokens: engineOptions.kvTokens ?? prefixTokens + most * (newTokens + 2 * 16) + 256,
   });
   const prefix = proseTokens(engine, prefixTokens);
   await warmUp(engine, prefix);
