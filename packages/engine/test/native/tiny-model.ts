@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { NativeLlamaConfig, NativeLoadSpec, NativeTensor } from "../../src/native-addon.js";
 
-export const tinyConfig: NativeLlamaConfig = {
+const tinyConfig: NativeLlamaConfig = {
   numLayers: 2,
   hiddenSize: 64,
   intermediateSize: 128,
