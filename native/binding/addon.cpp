@@ -24,7 +24,6 @@ constexpr int64_t kMaxInt32 = 0x7fffffff;
 // load(spec, onStep, signal?)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
-  Napi::Promise::Deferred failed(env);
   try {
     return guarded(env, [&]() -> Napi::Value {
       LoadArguments arguments = decode_load_spec(Field(info[0], "spec"));
@@ -39,9 +38,10 @@ Napi::Value load(const Napi::CallbackInfo& info) {
                               signal.is_absent() ? Napi::Object() : signal.value().As<Napi::Object>());
     });
   } catch (const Napi::Error& error) {
+    const Napi::Promise::Deferred failed(env);
     failed.Reject(error.Value());
+    return failed.Promise();
   }
-  return failed.Promise();
 }
 
 Napi::Value dequantize(const Napi::CallbackInfo& info) {
