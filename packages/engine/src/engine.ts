@@ -60,7 +60,7 @@ export class Engine implements BranchEngine {
     const spec = loadSpec(files, options, tokenizer);
     const dispatcher = new StepDispatcher();
     throwIfAborted(signal);
-    const loading = addon.load(spec, (message) => dispatcher.dispatch(message));
+    const loading = addon.load(spec, (message) => dispatcher.dispatch(message), signal);
     const native = await unlessAborted(loading, signal).catch((cause) => {
       throw fromAddon(cause);
     });
