@@ -1,0 +1,60 @@
+// How the result of a matrix product lies in memory, and how a kernel reads it.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+namespace deftree {
+
+// y [num_rows, out_features], one of two forms.
+//
+// bf16 `values`, row-major; or f32 `parts`, [part][num_rows][out_features]: features form tiles of `tile_features`, the
+// tiles' work (in_features / unit_features units each) is numbered through and divided evenly among `num_workers`, and a
+// worker writes what it has of a tile as the tile's part (worker - first worker of the tile).
+struct LinearSum {
+  const __nv_bfloat16* values;  // null: parts
+  const float* parts;
+  int num_rows, out_features;
+  int tile_features, units_per_tile, num_units, num_workers;
+
+#if defined(__CUDACC__)
+  // First unit of a worker: floor(worker * num_units / num_workers).
+  __host__ __device__ int begin_of_worker(int worker) const {
+    return static_cast<int>(static_cast<long long>(worker) * num_units / num_workers);
+  }
+  // The worker that computes `unit`: the last one that begins at or before it.
+  __host__ __device__ int worker_of_unit(int unit) const {
+    return static_cast<int>(((static_cast<long long>(unit) + 1) * num_workers - 1) / num_units);
+  }
+  __host__ __device__ int num_parts_of_tile(int tile) const {
+    const int first = tile * units_per_tile;
+    return worker_of_unit(first + units_per_tile - 1) - worker_of_unit(first) + 1;
+  }
+
+  // y[row, feature .. feature + 3]; feature is a multiple of 4.
+  __device__ float4 load4(int row, int feature) const {
+    const size_t at = static_cast<size_t>(row) * out_features + feature;
+    if (values != nullptr) {
+      const uint2 bits = *reinterpret_cast<const uint2*>(values + at);
+      const float2 low = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(bits.x));
+      const float2 high = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(bits.y));
+      return {low.x, low.y, high.x, high.y};
+    }
+    float4 sum = {0, 0, 0, 0};
+    const int num_parts = num_parts_of_tile(feature / tile_features);
+    for (int part = 0; part < num_parts; ++part) {
+      const float4 v =
+          *reinterpret_cast<const float4*>(parts + static_cast<size_t>(part) * num_rows * out_features + at);
+      sum.x += v.x;
+      sum.y += v.y;
+      sum.z += v.z;
+      sum.w += v.w;
+    }
+    return sum;
+  }
+#endif
+};
+
+}  // namespace deftree
