@@ -8,7 +8,7 @@ import {
   type Strategy,
   singleShot,
 } from "@deftree/search";
-import { generateSorting, SORTING_UNREADABLE, type SortingState, sortingErrors, sortingProblem } from "@deftree/tasks";
+import { generateSorting, SORTING_UNREADABLE, type NumberListState, sortingErrors, sortingProblem } from "@deftree/tasks";
 
 /**
  * Three ways to spend tokens on the same sorting problems: one greedy answer, Tree of Thoughts, and best-of-n with as
@@ -28,7 +28,7 @@ export interface CompareOptions {
   grow?: "continue" | "reprompt";
   signal?: AbortSignal;
   onStart?(method: CompareMethod, item: number, input: readonly number[]): void;
-  onEvent?(method: CompareMethod, item: number, event: SearchEvent<SortingState, readonly number[]>): void;
+  onEvent?(method: CompareMethod, item: number, event: SearchEvent<NumberListState, readonly number[]>): void;
   onFinish?(method: CompareMethod, item: number, outcome: SortingOutcome): void;
 }
 
@@ -108,7 +108,7 @@ export async function solveSorting(
   input: readonly number[],
   strategy: Strategy,
   tokens?: number,
-  onEvent?: (event: SearchEvent<SortingState, readonly number[]>) => void,
+  onEvent?: (event: SearchEvent<NumberListState, readonly number[]>) => void,
 ): Promise<SortingOutcome> {
   const runnable = treeOfThoughts({
     model: options.model,

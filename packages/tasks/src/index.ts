@@ -1,16 +1,23 @@
+export { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
 export { createRng, type Rng } from "./rng.js";
 export {
-  formatList,
+  generateSetPair,
+  intersectionOf,
+  readSetIntersectionCsv,
+  SET_INTERSECTION_UNREADABLE,
+  type SetIntersectionOptions,
+  type SetIntersectionRow,
+  type SetPair,
+  setIntersectionErrors,
+  setIntersectionProblem,
+} from "./set-intersection.js";
+export {
   generateSorting,
   prefixErrors,
-  readPartialSorting,
-  readSortingAnswer,
   readSortingCsv,
   SORTING_UNREADABLE,
   type SortingOptions,
   type SortingRow,
-  type SortingState,
-  sortedCopy,
   sortingErrors,
   sortingProblem,
 } from "./sorting.js";

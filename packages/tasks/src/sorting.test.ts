@@ -6,8 +6,8 @@ import {
   formatList,
   generateSorting,
   prefixErrors,
-  readPartialSorting,
-  readSortingAnswer,
+  readNumberList,
+  readPartialNumberList,
   readSortingCsv,
   SORTING_UNREADABLE,
   sortedCopy,
@@ -130,7 +130,7 @@ describe("prefixErrors", () => {
   });
 });
 
-describe("readSortingAnswer", () => {
+describe("readNumberList", () => {
   it.each([
     ["[1, 2, 3]", [1, 2, 3]],
     ["  [1,2 ,  3]  and then words", [1, 2, 3]],
@@ -139,7 +139,7 @@ describe("readSortingAnswer", () => {
     ["[1, 2]\n[3]", [1, 2]],
     ["[-1, +2, 007]", [-1, 2, 7]],
   ])("reads %j", (text, numbers) => {
-    expect(readSortingAnswer(text)).toEqual({ numbers, complete: true });
+    expect(readNumberList(text)).toEqual({ numbers, complete: true });
   });
 
   it.each([
@@ -157,7 +157,7 @@ describe("readSortingAnswer", () => {
     "[1e3]",
     "[[1, 2]]",
   ])("finds no list in %j", (text) => {
-    expect(readSortingAnswer(text)).toEqual({ numbers: undefined, complete: true });
+    expect(readNumberList(text)).toEqual({ numbers: undefined, complete: true });
   });
 
   it("takes any text without an error, long ones too", () => {
@@ -165,12 +165,12 @@ describe("readSortingAnswer", () => {
     const alphabet = ["[", "]", ",", " ", "\n", "1", "-", "Output", "é", "\0", "🙂", "\\"];
     for (let round = 0; round < 500; round++) {
       const text = Array.from({ length: rng.int(0, 60) }, () => rng.pick(alphabet)).join("");
-      expect(() => readSortingAnswer(text)).not.toThrow();
-      expect(() => readPartialSorting(text, false)).not.toThrow();
+      expect(() => readNumberList(text)).not.toThrow();
+      expect(() => readPartialNumberList(text, false)).not.toThrow();
     }
     for (const text of ["[".repeat(200_000), "Output[".repeat(50_000), `[${" ".repeat(200_000)}x]`]) {
-      expect(readSortingAnswer(text).numbers).toBeUndefined();
-      expect(() => readPartialSorting(text, false)).not.toThrow();
+      expect(readNumberList(text).numbers).toBeUndefined();
+      expect(() => readPartialNumberList(text, false)).not.toThrow();
     }
   });
 });
@@ -240,9 +240,9 @@ describe("sortingProblem", () => {
     const shared = prompts.map((prompt) => prompt.slice(0, prompt.lastIndexOf("Input:")));
     expect(shared[0]).toBe(shared[1]);
     const examples = [...shared[0]!.matchAll(/Input: (.*)\nOutput: (.*)/g)];
-    expect(examples.map(([, list]) => readSortingAnswer(list!).numbers!.length)).toEqual([16, 32, 64]);
+    expect(examples.map(([, list]) => readNumberList(list!).numbers!.length)).toEqual([16, 32, 64]);
     for (const [, list, answer] of examples) {
-      expect(answer).toBe(formatList(sortedCopy(readSortingAnswer(list!).numbers!)));
+      expect(answer).toBe(formatList(sortedCopy(readNumberList(list!).numbers!)));
     }
   });
 
@@ -254,8 +254,8 @@ describe("sortingProblem", () => {
     const examples = [...content.matchAll(pattern)];
     expect(examples).toHaveLength(3);
     for (const [, list, wrong, missing, extra, output] of examples) {
-      const [from, to] = [wrong!, output!].map((text) => [...readSortingAnswer(text).numbers!]);
-      expect(to).toEqual(sortedCopy(readSortingAnswer(list!).numbers!));
+      const [from, to] = [wrong!, output!].map((text) => [...readNumberList(text).numbers!]);
+      expect(to).toEqual(sortedCopy(readNumberList(list!).numbers!));
       from!.splice(from!.indexOf(Number(extra)), 1);
       expect(sortedCopy([...from!, Number(missing)])).toEqual(to);
     }

@@ -5,17 +5,11 @@
  */
 import type { Problem, PromptMessage } from "@deftree/search";
 import { parse as parseCsv } from "csv-parse/sync";
+import { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
 import { createRng } from "./rng.js";
 
 /** Error score of an answer in which no list can be read. */
 export const SORTING_UNREADABLE = 300;
-
-export interface SortingState {
-  /** The numbers written so far; undefined where the list cannot be read. */
-  readonly numbers: readonly number[] | undefined;
-  /** False while the list may still grow. */
-  readonly complete: boolean;
-}
 
 export interface SortingOptions {
   /** Worked examples in the prompts, 0 to 3. 0 (default) suits a model trained on the task, such as `mini`. */
@@ -36,7 +30,7 @@ export function generateSorting(length: number, seed: number): number[] {
 export function sortingProblem(
   input: readonly number[],
   options: SortingOptions = {},
-): Problem<SortingState, readonly number[]> {
+): Problem<NumberListState, readonly number[]> {
   if (input.length === 0 || !input.every(isDigit)) {
     throw new RangeError(`A sorting problem needs a list of digits 0-9, got ${formatList(input.slice(0, 200))}`);
   }
@@ -53,8 +47,8 @@ export function sortingProblem(
       state.numbers?.length ? improvePrompt(input, state.numbers, fewShot) : taskPrompt(input, fewShot),
     thought: { maxTokens: Math.ceil(answerTokens / thoughts) },
     answerMaxTokens: answerTokens + tokensPerNumber * Math.max(4, Math.ceil(length / 8)),
-    readPartial: readPartialSorting,
-    readAnswer: readSortingAnswer,
+    readPartial: readPartialNumberList,
+    readAnswer: readNumberList,
     score: (state) => 0 - (state.complete ? sortingErrors(input, state.numbers) : prefixErrors(input, state.numbers)),
     hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(input, numbers) > 0,
     isComplete: (state) => state.complete,
@@ -91,34 +85,6 @@ export function prefixErrors(input: readonly number[], prefix: readonly number[]
   return errors;
 }
 
-/**
- * The list in a complete answer: of the lines with brackets, the last that says "Output", else the first; in it the
- * first bracketed list of whole numbers.
- */
-export function readSortingAnswer(text: string): SortingState {
-  const lines = text.split("\n").filter((line) => line.includes("[") && line.includes("]"));
-  const line =
-    lines[
-      Math.max(
-        0,
-        lines.findLastIndex((candidate) => candidate.includes("Output")),
-      )
-    ] ?? "";
-  const open = line.indexOf("[");
-  const close = line.indexOf("]", open);
-  const items = open < 0 || close < 0 ? [""] : line.slice(open + 1, close).split(",");
-  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: true };
-}
-
-/** The list in an answer that is still being written; a closing bracket completes it. */
-export function readPartialSorting(text: string, ended: boolean): SortingState {
-  const open = text.indexOf("[", Math.max(0, text.lastIndexOf("Output")));
-  if (ended || (open >= 0 && text.includes("]", open))) return readSortingAnswer(text);
-  const items = open < 0 ? [] : text.slice(open + 1).split(",");
-  if (items.at(-1)?.trim() === "") items.pop();
-  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: false };
-}
-
 export interface SortingRow {
   id: number;
   unsorted: number[];
@@ -132,22 +98,14 @@ export interface SortingRow {
 export function readSortingCsv(text: string): SortingRow[] {
   const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
   return records.map((record, index) => {
-    const unsorted = readSortingAnswer(record.Unsorted ?? "").numbers;
-    const sorted = readSortingAnswer(record.Sorted ?? "").numbers;
+    const unsorted = readNumberList(record.Unsorted ?? "").numbers;
+    const sorted = readNumberList(record.Sorted ?? "").numbers;
     const id = Number(record.ID ?? "");
     if (!Number.isInteger(id) || !unsorted?.every(isDigit) || !isSortedCopy(unsorted, sorted)) {
       throw new RangeError(`Row ${index + 1} is not ID, Unsorted, Sorted: ${JSON.stringify(record).slice(0, 200)}`);
     }
     return { id, unsorted: [...unsorted], sorted: [...(sorted ?? [])] };
   });
-}
-
-export function formatList(numbers: readonly number[]): string {
-  return `[${numbers.join(", ")}]`;
-}
-
-export function sortedCopy(numbers: readonly number[]): number[] {
-  return [...numbers].sort((a, b) => a - b);
 }
 
 function taskPrompt(input: readonly number[], fewShot: number): PromptMessage[] {
@@ -213,9 +171,4 @@ function isSortedCopy(input: readonly number[], output: readonly number[] | unde
 
 function isDigit(value: number): boolean {
   return Number.isInteger(value) && value >= 0 && value <= 9;
-}
-
-/** As Python's int() reads it, less its underscores. */
-function isInteger(item: string): boolean {
-  return /^\s*[+-]?\d+\s*$/.test(item);
 }

@@ -1,0 +1,53 @@
+/** Lists of whole numbers in a model's answer, as the tasks of Graph of Thoughts read them. Shared by those tasks. */
+
+/** What an answer says so far. */
+export interface NumberListState {
+  /** The numbers written so far; undefined where the list cannot be read. */
+  readonly numbers: readonly number[] | undefined;
+  /** False while the list may still grow. */
+  readonly complete: boolean;
+}
+
+/**
+ * The list in a complete answer: of the lines with brackets, the last that says "Output", else the first; in it the
+ * first bracketed list of whole numbers.
+ */
+export function readNumberList(text: string): NumberListState {
+  const lines = text.split("\n").filter((line) => line.includes("[") && line.includes("]"));
+  const line =
+    lines[
+      Math.max(
+        0,
+        lines.findLastIndex((candidate) => candidate.includes("Output")),
+      )
+    ] ?? "";
+  const open = line.indexOf("[");
+  const close = line.indexOf("]", open);
+  const items = open < 0 || close < 0 ? [""] : line.slice(open + 1, close).split(",");
+  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: true };
+}
+
+/**
+ * The list in an answer that is still being written; a closing bracket completes it. `lastMayGrow`: numbers have several
+ * digits, so the one at the end is left out until something follows it.
+ */
+export function readPartialNumberList(text: string, ended: boolean, lastMayGrow = false): NumberListState {
+  const open = text.indexOf("[", Math.max(0, text.lastIndexOf("Output")));
+  if (ended || (open >= 0 && text.includes("]", open))) return readNumberList(text);
+  const items = open < 0 ? [] : text.slice(open + 1).split(",");
+  if (lastMayGrow || items.at(-1)?.trim() === "") items.pop();
+  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: false };
+}
+
+export function formatList(numbers: readonly number[]): string {
+  return `[${numbers.join(", ")}]`;
+}
+
+export function sortedCopy(numbers: readonly number[]): number[] {
+  return [...numbers].sort((a, b) => a - b);
+}
+
+/** As Python's int() reads it, less its underscores. */
+function isInteger(item: string): boolean {
+  return /^\s*[+-]?\d+\s*$/.test(item);
+}

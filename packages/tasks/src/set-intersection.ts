@@ -1,0 +1,184 @@
+/**
+ * The intersection of two sets of numbers: the task of Graph of Thoughts (Besta et al., AAAI 2024, section 4.2) with 32,
+ * 64 or 128 numbers in each set. Generator, prompts, parser and scorer stand here together; the sets' distribution, the
+ * rules of the parser and the error score are the paper's, the words of the prompts are ours.
+ */
+import type { Problem, PromptMessage } from "@deftree/search";
+import { parse as parseCsv } from "csv-parse/sync";
+import { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
+import { createRng } from "./rng.js";
+
+/** Error score of an answer in which no list can be read; an empty list counts as none. */
+export const SET_INTERSECTION_UNREADABLE = 1000;
+
+export interface SetPair {
+  readonly first: readonly number[];
+  readonly second: readonly number[];
+}
+
+export interface SetIntersectionOptions {
+  /** Worked examples in the prompts, 0 to 3. 0 (default) suits a model trained on the task, such as `mini`. */
+  fewShot?: 0 | 1 | 2 | 3;
+  /** `continue` mode: numbers in one thought, about. 8 by default. */
+  numbersPerThought?: number;
+  /** Tokens a number and its separator take in the model's tokenizer: 3 for `mini` (default) and for Llama 3. */
+  tokensPerNumber?: number;
+}
+
+/**
+ * Two sets of `size` numbers from 0 to 2 size - 1 in random order, of which between a quarter and three quarters of
+ * `size` are common, each such count equally likely; the same for the same seed.
+ */
+export function generateSetPair(size: number, seed: number): SetPair {
+  const rng = createRng(seed);
+  const numbers = rng.shuffle(Array.from({ length: 2 * size }, (_, i) => i));
+  const shared = rng.int(Math.floor(size / 4), Math.floor((3 * size) / 4));
+  const first = numbers.slice(0, size);
+  return {
+    first: rng.shuffle(first),
+    second: rng.shuffle([...first.slice(0, shared), ...numbers.slice(size, 2 * size - shared)]),
+  };
+}
+
+/** The numbers in both sets, in the order of the first. */
+export function intersectionOf({ first, second }: SetPair): number[] {
+  const inSecond = new Set(second);
+  return first.filter((value) => inSecond.has(value));
+}
+
+/** The problem of intersecting `pair`. Throws RangeError when a set is empty, repeats a number, or holds anything but whole numbers from 0. */
+export function setIntersectionProblem(
+  pair: SetPair,
+  options: SetIntersectionOptions = {},
+): Problem<NumberListState, readonly number[]> {
+  for (const set of [pair.first, pair.second]) {
+    if (set.length === 0 || !isSet(set)) {
+      throw new RangeError(`A set needs distinct whole numbers from 0, got ${formatList(set.slice(0, 200))}`);
+    }
+  }
+  const { fewShot = 0, numbersPerThought = 8, tokensPerNumber = 3 } = options;
+  const wanted = intersectionOf(pair);
+  const most = Math.min(pair.first.length, pair.second.length);
+  const errors = (state: NumberListState) =>
+    state.complete ? setIntersectionErrors(wanted, state.numbers) : prefixErrors(wanted, state.numbers);
+
+  return {
+    name: `set-intersection-${pair.first.length}`,
+    initial: { numbers: [], complete: false },
+    prompt: () => taskPrompt(pair, fewShot),
+    improvePrompt: (state) =>
+      state.numbers?.length ? improvePrompt(pair, state.numbers, fewShot) : taskPrompt(pair, fewShot),
+    thought: { maxTokens: numbersPerThought * tokensPerNumber },
+    answerMaxTokens: (most + 2) * tokensPerNumber,
+    readPartial: (text, ended) => readPartialNumberList(text, ended, true),
+    readAnswer: readNumberList,
+    score: (state) => 0 - errors(state),
+    hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(wanted, numbers) > 0,
+    isComplete: (state) => state.complete,
+    isSolved: (state) => state.complete && setIntersectionErrors(wanted, state.numbers) === 0,
+    answer: (state) => state.numbers ?? [],
+  };
+}
+
+/**
+ * The paper's error score: numbers missing from `output` plus numbers too many in it, repetitions among them. Unreadable
+ * or empty scores 1000: an intersection is never empty here, and the paper's parser reads no empty list.
+ */
+export function setIntersectionErrors(wanted: readonly number[], output: readonly number[] | undefined): number {
+  if (output === undefined || output.length === 0) return SET_INTERSECTION_UNREADABLE;
+  const missing = new Set(wanted);
+  let tooMany = 0;
+  for (const value of output) if (!missing.delete(value)) tooMany++;
+  return missing.size + tooMany;
+}
+
+/** The errors already certain in the beginning of an answer: numbers not in both sets, and repetitions. One for a prefix without any number. */
+function prefixErrors(wanted: readonly number[], prefix: readonly number[] | undefined): number {
+  if (prefix === undefined) return SET_INTERSECTION_UNREADABLE;
+  if (prefix.length === 0) return 1;
+  const left = new Set(wanted);
+  return prefix.filter((value) => !left.delete(value)).length;
+}
+
+export interface SetIntersectionRow extends SetPair {
+  id: number;
+  intersection: number[];
+}
+
+/**
+ * Problems of a CSV file with the columns ID, SET1, SET2 and INTERSECTION, as Graph of Thoughts publishes them. Throws
+ * RangeError, naming the row, where a list is not a set of numbers or INTERSECTION is not that of the two.
+ */
+export function readSetIntersectionCsv(text: string): SetIntersectionRow[] {
+  const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
+  return records.map((record, index) => {
+    const first = readNumberList(record.SET1 ?? "").numbers;
+    const second = readNumberList(record.SET2 ?? "").numbers;
+    const intersection = readNumberList(record.INTERSECTION ?? "").numbers;
+    const id = Number(record.ID ?? "");
+    const isValid = first && second && intersection && isSet(first) && isSet(second) && Number.isInteger(id);
+    if (
+      !isValid ||
+      formatList(sortedCopy(intersectionOf({ first, second }))) !== formatList(sortedCopy(intersection))
+    ) {
+      throw new RangeError(
+        `Row ${index + 1} is not ID, SET1, SET2, INTERSECTION: ${JSON.stringify(record).slice(0, 200)}`,
+      );
+    }
+    return { id, first, second, intersection: [...intersection] };
+  });
+}
+
+function taskPrompt(pair: SetPair, fewShot: number): PromptMessage[] {
+  const examples = examplePairs(fewShot).map(
+    (example) => `${formatPair(example)}\nOutput: ${formatList(intersectionOf(example))}\n\n`,
+  );
+  const content = [
+    "Find the numbers that stand in both sets. Answer with the list of these numbers only.\n",
+    ...withTitle(examples),
+    formatPair(pair),
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function improvePrompt(pair: SetPair, current: readonly number[], fewShot: number): PromptMessage[] {
+  const examples = examplePairs(fewShot).map((example, index) => {
+    const right = intersectionOf(example);
+    const wrong = [...right];
+    const [dropped] = wrong.splice(index + 1, 1);
+    const added = example.first.find((value) => !right.includes(value))!;
+    wrong.push(added);
+    return [
+      `${formatPair(example)}\nIncorrect intersection: ${formatList(wrong)}\n`,
+      `Reason: ${added} is not in Set 2, and ${dropped} stands in both sets but is missing.\n`,
+      `Output: ${formatList(right)}\n\n`,
+    ].join("");
+  });
+  const content = [
+    "The list should hold the numbers that stand in both sets, but it has mistakes. ",
+    "Remove each number that is not in both sets, then go through Set 2 and add each missing one. ",
+    "Answer with the corrected list only.\n",
+    ...withTitle(examples),
+    `${formatPair(pair)}\nIncorrect intersection: ${formatList(current)}`,
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function formatPair({ first, second }: SetPair): string {
+  return `Set 1: ${formatList(first)}\nSet 2: ${formatList(second)}`;
+}
+
+/** Pairs of sets of 8, 16 and 32; the same for every problem, so that their tokens are a shared prefix. */
+function examplePairs(count: number): SetPair[] {
+  return [8, 16, 32].slice(0, count).map((size, index) => generateSetPair(size, 1000 + index));
+}
+
+function withTitle(examples: string[]): string[] {
+  return examples.length === 0 ? [] : ["\nExamples\n", ...examples, "Your turn\n"];
+}
+
+function isSet(numbers: readonly number[]): boolean {
+  return (
+    numbers.every((value) => Number.isSafeInteger(value) && value >= 0) && new Set(numbers).size === numbers.length
+  );
+}
