@@ -39,6 +39,9 @@ struct ModelSpec {
   std::vector<std::string> files;
   std::vector<TensorEntry> tensors;
   std::string weights = "auto";  // "auto" | "f32" | "bf16" | "int8"
+  // Instead of files and tensors, which must then be empty: bf16 weights made from this seed, the same on every device
+  // (model/random_weights.h). For measurements, whose times do not depend on the weights' values.
+  std::optional<uint64_t> random_seed = std::nullopt;
 };
 
 }  // namespace deftree
