@@ -1,3 +1,21 @@
+export { countNames, findCountries } from "./country-names.js";
+export {
+  type CountryCounts,
+  chainOfThought,
+  formatCounts,
+  generatePassage,
+  KEYWORD_COUNTING_UNREADABLE,
+  type KeywordCountingOptions,
+  type KeywordCountingRow,
+  type KeywordCountingState,
+  keywordCountingErrors,
+  keywordCountingProblem,
+  type Passage,
+  type PassageOptions,
+  passageOf,
+  readKeywordCountingCsv,
+  splitSentences,
+} from "./keyword-counting.js";
 export { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
 export { createRng, type Rng } from "./rng.js";
 export {
