@@ -14,16 +14,16 @@ namespace deftree {
 // the lm_head: [num_logits, hidden_size], owned by `ops` and valid until its next step. K and V of rows with a slot are
 // written to their pages on the way.
 //
-// `Ops` is what a device can do (CpuOps in ops.h). A row's result depends on its own tokens only, never on the other
-// rows of the step. Throws kAborted when `cancel` turns true, looked at before each layer.
+// `Ops` is what a device can do (CpuOps in ops.h, CudaOps in cuda/ops_cuda.h). A row's result depends on its own tokens
+// only, never on the other rows of the step. Throws kAborted when `cancel` turns true, looked at before each layer.
 template <class Ops>
-const float* forward(Ops& ops, const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) {
+auto forward(Ops& ops, const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) {
   const auto& weights = ops.weights();
   const auto& config = weights.config;
-  const int hidden = config.hidden_size, intermediate = config.intermediate_size;
+  const int hidden = config.hidden_size;
   const int attention_width = config.num_qo_heads * config.head_dim;
   int rows = batch.num_queries();
-  const auto a = ops.activations(rows);
+  auto a = ops.activations(rows);
 
   ops.embed(weights.embedding, batch.tokens, a.x);
   ops.rope_angles(batch.positions, a);
@@ -37,13 +37,13 @@ const float* forward(Ops& ops, const StepBatch& batch, const attention::Plan& pl
     ops.rope_append_kv(i, a, batch.slots);
     ops.attention(i, plan, a);
     if (is_last) rows = ops.keep_rows(batch.logit_rows, a);  // the others were needed for their K and V only
-    ops.linear(layer.attention_out, a.attention, attention_width, rows, a.h);
-    ops.add_rms_norm(a.x, a.h, layer.mlp_norm, rows);
+    ops.linear(layer.attention_out, a.attention, attention_width, rows, a.out);
+    ops.add_rms_norm(a, layer.mlp_norm, rows);
 
     ops.linear(layer.gate_up, a.h, hidden, rows, a.gate_up);
-    ops.silu_mul(a.gate_up, rows);
-    ops.linear(layer.down, a.gate_up, 2 * intermediate, rows, a.h);
-    ops.add_rms_norm(a.x, a.h, is_last ? weights.final_norm : weights.layers[i + 1].attention_norm, rows);
+    ops.silu_mul(a, rows);
+    ops.linear(layer.down, a.mlp, a.mlp_stride, rows, a.out);
+    ops.add_rms_norm(a, is_last ? weights.final_norm : weights.layers[i + 1].attention_norm, rows);
   }
   return a.h;
 }

@@ -79,7 +79,19 @@ LlamaActivations CpuOps::activations(int num_rows) {
     begins[i] = next;
     next += (widths[i] * num_rows + kAlign - 1) / kAlign * kAlign;
   }
-  return {begins[0], begins[1], begins[2], begins[3], begins[4], begins[5], begins[6], begins[7], begins[8], begins[9]};
+  return {.x = begins[0],
+          .h = begins[1],
+          .out = begins[1],
+          .cos = begins[2],
+          .sin = begins[3],
+          .qkv = begins[4],
+          .q = begins[5],
+          .k = begins[6],
+          .v = begins[7],
+          .attention = begins[8],
+          .gate_up = begins[9],
+          .mlp = begins[9],
+          .mlp_stride = 2 * config.intermediate_size};
 }
 
 void CpuOps::embed(const LinearWeight& table, std::span<const int32_t> tokens, float* out) {
@@ -104,12 +116,12 @@ void CpuOps::rms_norm(const float* x, std::span<const float> weight, int num_row
            [&](int row) { kernels.rms_norm(x + size_t(row) * n, weight.data(), eps, n, out + size_t(row) * n); });
 }
 
-void CpuOps::add_rms_norm(float* x, float* h, std::span<const float> weight, int num_rows) {
+void CpuOps::add_rms_norm(const LlamaActivations& a, std::span<const float> weight, int num_rows) {
   const int n = static_cast<int>(weight.size());
   const auto eps = static_cast<float>(weights_.config.rms_norm_eps);
   const RowKernels& kernels = row_kernels();
   for_rows(num_rows, n,
-           [&](int row) { kernels.add_rms_norm(x + size_t(row) * n, h + size_t(row) * n, weight.data(), eps, n); });
+           [&](int row) { kernels.add_rms_norm(a.x + size_t(row) * n, a.h + size_t(row) * n, weight.data(), eps, n); });
 }
 
 void CpuOps::linear(const LinearWeight& weight, const float* x, int ldx, int num_rows, float* y) {
@@ -153,11 +165,11 @@ int CpuOps::keep_rows(std::span<const int32_t> rows, const LlamaActivations& a) 
   return static_cast<int>(rows.size());
 }
 
-void CpuOps::silu_mul(float* gate_up, int num_rows) {
+void CpuOps::silu_mul(const LlamaActivations& a, int num_rows) {
   const int n = weights_.config.intermediate_size;
   const RowKernels& kernels = row_kernels();
   for_rows(num_rows, 4 * n, [&](int row) {
-    float* gate = gate_up + size_t(row) * 2 * n;
+    float* gate = a.mlp + size_t(row) * a.mlp_stride;
     kernels.silu_mul(gate, gate + n, n);
   });
 }

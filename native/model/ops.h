@@ -18,7 +18,8 @@ namespace deftree {
 // The activations of one step: rows of the batch, row-major. Valid until the next call of CpuOps::activations().
 struct LlamaActivations {
   float* x;          // [num_rows, hidden_size] the residual stream
-  float* h;          // [num_rows, hidden_size] normalised input of a sublayer, then its output
+  float* h;          // [num_rows, hidden_size] normalised input of a sublayer
+  float* out;        // [num_rows, hidden_size] output of a sublayer; is h
   float* cos;        // [num_rows, head_dim / 2] of the RoPE angles
   float* sin;        // [num_rows, head_dim / 2]
   float* qkv;        // [num_rows, (num_qo_heads + 2 * num_kv_heads) * head_dim]
@@ -27,6 +28,8 @@ struct LlamaActivations {
   float* v;          // [num_rows, num_kv_heads, head_dim]
   float* attention;  // [num_rows, num_qo_heads, head_dim]
   float* gate_up;    // [num_rows, 2 * intermediate_size]
+  float* mlp;        // [num_rows, intermediate_size] in rows of mlp_stride; is the gate half of gate_up
+  int mlp_stride;    // 2 * intermediate_size
 };
 
 // Adds the wall time of a scope to a sum of nanoseconds.
@@ -63,8 +66,8 @@ class CpuOps {
   void rope_angles(std::span<const int32_t> positions, const LlamaActivations& a);
   // out = x / rms(x) * weight, by row of `weight.size()` values.
   void rms_norm(const float* x, std::span<const float> weight, int num_rows, float* out);
-  // x += h, then h = x / rms(x) * weight.
-  void add_rms_norm(float* x, float* h, std::span<const float> weight, int num_rows);
+  // a.x += a.out, then a.h = a.x / rms(a.x) * weight.
+  void add_rms_norm(const LlamaActivations& a, std::span<const float> weight, int num_rows);
   // y = x Wt. ldx: floats between the rows of x; those of y are packed.
   void linear(const LinearWeight& weight, const float* x, int ldx, int num_rows, float* y);
   // Splits a.qkv into a.q, a.k (both rotated) and a.v, and writes k and v into their slots of the layer's pages.
@@ -73,8 +76,8 @@ class CpuOps {
   void attention(int layer, const attention::Plan& plan, const LlamaActivations& a);
   // Moves rows `rows` (ascending) of a.x and a.attention to the front; returns how many there are.
   int keep_rows(std::span<const int32_t> rows, const LlamaActivations& a);
-  // In place on the first half of each row: gate = gate * sigmoid(gate) * up.
-  void silu_mul(float* gate_up, int num_rows);
+  // a.mlp = gate * sigmoid(gate) * up, the halves of a.gate_up.
+  void silu_mul(const LlamaActivations& a, int num_rows);
 
  private:
   // Calls body(row) for each row, on the pool when num_rows * row_cost (in values touched) is worth waking a thread.
