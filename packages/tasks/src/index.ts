@@ -1,5 +1,20 @@
 export { countNames, findCountries } from "./country-names.js";
 export {
+  type DocumentMergingOptions,
+  type DocumentMergingRow,
+  type DocumentMergingState,
+  type DocumentSet,
+  type DocumentSetOptions,
+  documentMergingProblem,
+  generateDocumentSet,
+  judgePrompt,
+  type MergeMarks,
+  markMerge,
+  mergeScore,
+  readDocumentMergingCsv,
+  readJudgement,
+} from "./document-merging.js";
+export {
   type CountryCounts,
   chainOfThought,
   formatCounts,
