@@ -27,19 +27,26 @@ struct CudaWeight {
 // Rows up to which the streaming kernel is used on a GPU that has it.
 inline constexpr int kMaxStreamRows = 128;
 
+// What a weight's products are read as.
+enum class LinearResult {
+  kSum,     // run()
+  kFloats,  // run_to_floats()
+};
+
+// One stream at a time: products with cuBLASLt share a workspace.
 class CudaLinear {
  public:
-  // Loads cuBLASLt (libcublasLt.so.13, then .12) from the loader's path, CUDA_HOME and the usual places. Throws kDevice with the
-  // places it looked at when it is not found and needed (always on compute capability below 9.0).
+  // Loads cuBLASLt (cublas_lt.h). Throws kDevice with the places it looked at when it is not found.
   explicit CudaLinear(int device_index);
   ~CudaLinear();
   CudaLinear(const CudaLinear&) = delete;
   CudaLinear& operator=(const CudaLinear&) = delete;
 
-  // Makes `weight` known to the streaming kernel (tensor maps) and returns what run() takes. Keeps no reference to `weight`.
-  int add(const CudaWeight& weight);
+  // Makes `weight` known to the streaming kernel (tensor map, cut) and returns what run() takes. The memory it names must outlive
+  // the object. Throws kBadArgument when in_features is no multiple of 8 or, for kSum, out_features none of 4.
+  int add(const CudaWeight& weight, LinearResult result = LinearResult::kSum);
 
-  // f32 values that a product of up to `max_rows` rows with any weight added so far needs for its parts.
+  // f32 values that run() of up to `max_rows` rows with any weight added so far needs for its parts.
   size_t max_part_values(int max_rows) const;
 
   // Enqueues y = x Wt on `stream`; x: [num_rows, in_features] bf16, rows packed. The result is in `parts` (from
@@ -48,7 +55,7 @@ class CudaLinear {
   LinearSum run(int weight, const __nv_bfloat16* x, int num_rows, float* parts, __nv_bfloat16* values,
                 cudaStream_t stream);
 
-  // y as plain f32: [num_rows, out_features]; for the lm_head. num_rows at most kMaxStreamRows.
+  // y as plain f32: [num_rows, out_features]; for the lm_head, added with kFloats. num_rows at most kMaxStreamRows.
   void run_to_floats(int weight, const __nv_bfloat16* x, int num_rows, float* y, cudaStream_t stream);
 
  private:

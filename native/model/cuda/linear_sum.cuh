@@ -10,9 +10,11 @@ namespace deftree {
 
 // y [num_rows, out_features], one of two forms.
 //
-// bf16 `values`, row-major; or f32 `parts`, [part][num_rows][out_features]: features form tiles of `tile_features`, the
-// tiles' work (in_features / unit_features units each) is numbered through and divided evenly among `num_workers`, and a
-// worker writes what it has of a tile as the tile's part (worker - first worker of the tile).
+// bf16 `values`, row-major; or f32 `parts`, [part][num_rows][out_features]: features form tiles of `tile_features`, a tile's
+// work is `units_per_tile` units, all units are numbered through and divided evenly among `num_workers`, and a worker
+// writes what it has of a tile as the tile's part (worker - first worker of the tile). Only a tile's own parts are written.
+//
+// num_units * num_workers is less than 2^31.
 struct LinearSum {
   const __nv_bfloat16* values;  // null: parts
   const float* parts;
@@ -22,18 +24,18 @@ struct LinearSum {
 #if defined(__CUDACC__)
   // First unit of a worker: floor(worker * num_units / num_workers).
   __host__ __device__ int begin_of_worker(int worker) const {
-    return static_cast<int>(static_cast<long long>(worker) * num_units / num_workers);
+    return static_cast<int>(static_cast<unsigned>(worker) * num_units / num_workers);
   }
   // The worker that computes `unit`: the last one that begins at or before it.
   __host__ __device__ int worker_of_unit(int unit) const {
-    return static_cast<int>(((static_cast<long long>(unit) + 1) * num_workers - 1) / num_units);
+    return static_cast<int>((static_cast<unsigned>(unit + 1) * num_workers - 1) / num_units);
   }
   __host__ __device__ int num_parts_of_tile(int tile) const {
     const int first = tile * units_per_tile;
     return worker_of_unit(first + units_per_tile - 1) - worker_of_unit(first) + 1;
   }
 
-  // y[row, feature .. feature + 3]; feature is a multiple of 4.
+  // y[row, feature .. feature + 3]; feature is a multiple of 4. The parts are added in their order.
   __device__ float4 load4(int row, int feature) const {
     const size_t at = static_cast<size_t>(row) * out_features + feature;
     if (values != nullptr) {
@@ -42,15 +44,25 @@ struct LinearSum {
       const float2 high = __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(bits.y));
       return {low.x, low.y, high.x, high.y};
     }
-    float4 sum = {0, 0, 0, 0};
+    constexpr int kAtOnce = 4;  // loads in flight
+    const size_t part_size = static_cast<size_t>(num_rows) * out_features;
     const int num_parts = num_parts_of_tile(feature / tile_features);
-    for (int part = 0; part < num_parts; ++part) {
-      const float4 v =
-          *reinterpret_cast<const float4*>(parts + static_cast<size_t>(part) * num_rows * out_features + at);
-      sum.x += v.x;
-      sum.y += v.y;
-      sum.z += v.z;
-      sum.w += v.w;
+    float4 sum = {0, 0, 0, 0};
+    for (int first = 0; first < num_parts; first += kAtOnce) {
+      float4 v[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < num_parts) v[i] = *reinterpret_cast<const float4*>(parts + (first + i) * part_size + at);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < num_parts) {
+          sum.x += v[i].x;
+          sum.y += v[i].y;
+          sum.z += v[i].z;
+          sum.w += v[i].w;
+        }
+      }
     }
     return sum;
   }

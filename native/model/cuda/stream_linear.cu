@@ -1,0 +1,149 @@
+#include "model/cuda/stream_linear.h"
+
+#include <cudaTypedefs.h>
+
+#include <algorithm>
+#include <string>
+
+#include "common/error.h"
+#include "model/cuda/stream_linear.cuh"
+
+namespace deftree {
+namespace {
+
+using stream_linear::kBoxFeatures;
+
+constexpr int kSharedBytes = 226 * 1024;  // a block's most, less the barriers
+constexpr int kAlignBytes = 1024;         // of the ring, which the swizzle counts from
+
+int bucket_of(int num_rows) { return num_rows <= 16 ? 16 : num_rows <= 32 ? 32 : num_rows <= 64 ? 64 : 128; }
+
+int div_up(int a, int b) { return (a + b - 1) / b; }
+
+// The rows' tile. A stage has 16 KiB of weights in both forms; 64 x 128 reads x twice as often as 128 x 64 but has half
+// the parts.
+StreamPlan tiles_of(int out_features, int in_features, int num_rows) {
+  StreamPlan plan{};
+  plan.bucket_rows = bucket_of(num_rows);
+  plan.tile_features = plan.bucket_rows <= 64 ? 64 : 128;
+  plan.step_features = 2 * kWeightBoxRows * kBoxFeatures / plan.tile_features;
+  plan.steps_per_unit = 1;
+  plan.units_per_tile = div_up(in_features, plan.step_features);
+  plan.num_units = div_up(out_features, plan.tile_features) * plan.units_per_tile;
+  return plan;
+}
+
+int max_parts_of(const StreamPlan& plan) {
+  const LinearSum sum = plan.sum(nullptr, 0, 0);
+  int max_parts = 1;
+  for (int tile = 0; tile < plan.num_units / plan.units_per_tile; ++tile)
+    max_parts = std::max(max_parts, sum.num_parts_of_tile(tile));
+  return max_parts;
+}
+
+template <class Body>
+void with_kernel(int tile_features, int bucket_rows, Body body) {
+  using namespace stream_linear;
+  const bool wide = tile_features == 128;
+  const auto pick = [&]<int kRows>() {
+    if (wide)
+      body(stream_linear_kernel<128, kRows>, Stage<128, kRows>::kBytes, Stage<128, kRows>::kNumThreads);
+    else
+      body(stream_linear_kernel<64, kRows>, Stage<64, kRows>::kBytes, Stage<64, kRows>::kNumThreads);
+  };
+  switch (bucket_rows) {
+    case 16:
+      return pick.template operator()<16>();
+    case 32:
+      return pick.template operator()<32>();
+    case 64:
+      return pick.template operator()<64>();
+    default:
+      return pick.template operator()<128>();
+  }
+}
+
+// The driver's encoder, asked for at run time so that nothing links against the driver.
+PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
+  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    cuda::check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
+                "cannot ask the NVIDIA driver for tensor maps");
+    if (entry == nullptr || found != cudaDriverEntryPointSuccess)
+      throw Error(ErrorCode::kDevice,
+                  "the NVIDIA driver knows no tensor maps (cuTensorMapEncodeTiled); update it to one for CUDA 12.8 or newer");
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry);
+  }();
+  return encoder;
+}
+
+}  // namespace
+
+StreamPlan plan_stream(int out_features, int in_features, int num_rows, int num_processors) {
+  StreamPlan plan = tiles_of(out_features, in_features, num_rows);
+  // The memory is as busy with a few multiprocessors less, and parts cost it too: of the counts down to 9/10, the one with the
+  // fewest parts a tile, then the largest.
+  const int most = std::min(num_processors, plan.num_units);
+  plan.num_workers = most;
+  plan.max_parts = max_parts_of(plan);
+  for (int workers = most - 1; workers >= 90 * most / 100 && plan.max_parts > 1; --workers) {
+    StreamPlan other = plan;
+    other.num_workers = workers;
+    other.max_parts = max_parts_of(other);
+    if (other.max_parts < plan.max_parts) plan = other;
+  }
+  return plan;
+}
+
+StreamPlan plan_stream_whole_tiles(int out_features, int in_features, int num_rows, int num_processors) {
+  StreamPlan plan = tiles_of(out_features, in_features, num_rows);
+  plan.steps_per_unit = plan.units_per_tile;
+  plan.num_units /= plan.units_per_tile;
+  plan.units_per_tile = 1;
+  plan.num_workers = std::min(num_processors, plan.num_units);
+  plan.max_parts = 1;
+  return plan;
+}
+
+void prepare_stream_linear() {
+  tensor_map_encoder();
+  for (int tile_features : {64, 128}) {
+    for (int bucket_rows : {16, 32, 64, 128}) {
+      with_kernel(tile_features, bucket_rows, [](auto* kernel, int, int) {
+        cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+                    "cannot give a matrix product the GPU's shared memory");
+      });
+    }
+  }
+}
+
+CUtensorMap encode_matrix(const __nv_bfloat16* data, int num_rows, int num_features, int box_rows) {
+  CUtensorMap map;
+  const cuuint64_t size[] = {static_cast<cuuint64_t>(num_features), static_cast<cuuint64_t>(num_rows)};
+  const cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(num_features) * sizeof(__nv_bfloat16)};
+  const cuuint32_t box[] = {kBoxFeatures, static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t step[] = {1, 1};
+  const CUresult result = tensor_map_encoder()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(data), size, row_bytes, box, step,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS)
+    throw Error(ErrorCode::kDevice, "the NVIDIA driver refuses a tensor map of " + std::to_string(num_rows) + " x " +
+                                        std::to_string(num_features) + " bf16 (error " + std::to_string(result) + ")");
+  return map;
+}
+
+void run_stream_linear(const StreamPlan& plan, const CUtensorMap& weight, const __nv_bfloat16* x, int num_rows,
+                       int out_features, int in_features, float* parts, cudaStream_t stream) {
+  const CUtensorMap x_map = encode_matrix(x, num_rows, in_features, plan.bucket_rows);
+  with_kernel(plan.tile_features, plan.bucket_rows, [&](auto* kernel, int stage_bytes, int num_threads) {
+    const int most_stages = (kSharedBytes - kAlignBytes) / stage_bytes;
+    const stream_linear::Task task{plan.sum(parts, num_rows, out_features), parts, plan.steps_per_unit,
+                                   std::min(most_stages, stream_linear::kMaxStages)};
+    cuda::launch_chained(kernel, plan.num_workers, num_threads, task.num_stages * stage_bytes + kAlignBytes, stream, true,
+                         "cannot start a matrix product", weight, x_map, task);
+  });
+}
+
+}  // namespace deftree
