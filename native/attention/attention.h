@@ -33,6 +33,8 @@ void run(const CpuAttentionParams& params, const Plan& plan, CpuWorkspace& works
 
 // The oracle without a plan: each query against all keys it sees, in double precision accumulations.
 void reference_dense(const CpuAttentionParams& params, const TreeSnapshot& snapshot);
+// The same for one query, which stands at `node`: writes its row of params.out.
+void reference_dense_query(const CpuAttentionParams& params, const TreeSnapshot& snapshot, int node, int query);
 // The oracle that follows the plan, item by item and merge by merge, in plain loops.
 void reference_plan(const CpuAttentionParams& params, const Plan& plan);
 

@@ -50,27 +50,30 @@ bool sees_own(const TreeSnapshot& tree, int node, int j, int t) {
 
 }  // namespace
 
-void reference_dense(const CpuAttentionParams& params, const TreeSnapshot& tree) {
+void reference_dense_query(const CpuAttentionParams& params, const TreeSnapshot& tree, int node, int query) {
   const AttentionShape& shape = params.shape;
   std::vector<double> o(shape.head_dim), value(shape.head_dim);
-  for (int node = 0; node < tree.num_nodes(); ++node) {
-    for (int query = tree.query_indptr[node]; query < tree.query_indptr[node + 1]; ++query) {
-      for (int head = 0; head < shape.num_qo_heads; ++head) {
-        AttentionState<double> state(o.data(), shape.head_dim);
-        for (int above = node; above >= 0; above = tree.parent[above]) {
-          int token = 0;
-          for (int s = tree.span_indptr[above]; s < tree.span_indptr[above + 1]; ++s) {
-            for (int slot = tree.spans[s].begin; slot < tree.spans[s].end; ++slot, ++token) {
-              if (above == node && !sees_own(tree, node, query - tree.query_indptr[node], token)) continue;
-              merge_key(params, q_row(params, query, head), head / shape.group_size(), tree.spans[s].page, slot, value,
-                        state);
-            }
-          }
+  for (int head = 0; head < shape.num_qo_heads; ++head) {
+    AttentionState<double> state(o.data(), shape.head_dim);
+    for (int above = node; above >= 0; above = tree.parent[above]) {
+      int token = 0;
+      for (int s = tree.span_indptr[above]; s < tree.span_indptr[above + 1]; ++s) {
+        for (int slot = tree.spans[s].begin; slot < tree.spans[s].end; ++slot, ++token) {
+          if (above == node && !sees_own(tree, node, query - tree.query_indptr[node], token)) continue;
+          merge_key(params, q_row(params, query, head), head / shape.group_size(), tree.spans[s].page, slot, value,
+                    state);
         }
-        state.normalise();
-        write_row(params, query, head, o.data());
       }
     }
+    state.normalise();
+    write_row(params, query, head, o.data());
+  }
+}
+
+void reference_dense(const CpuAttentionParams& params, const TreeSnapshot& tree) {
+  for (int node = 0; node < tree.num_nodes(); ++node) {
+    for (int query = tree.query_indptr[node]; query < tree.query_indptr[node + 1]; ++query)
+      reference_dense_query(params, tree, node, query);
   }
 }
 

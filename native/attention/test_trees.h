@@ -10,13 +10,6 @@
 
 namespace deftree::attention {
 
-struct NamedTree {
-  std::string name;
-  std::vector<SnapshotNode> nodes;
-  std::vector<int32_t> queries;
-  TreeSnapshot snapshot(int page_size) const { return make_snapshot(nodes, queries, page_size); }
-};
-
 inline std::string tree_name(const char* family, const std::vector<int>& sizes) {
   std::string name = family;
   for (size_t i = 0; i < sizes.size(); ++i) {
@@ -96,33 +89,14 @@ inline NamedTree random_tree(std::mt19937& random, int max_nodes) {
 // in, and page ids are shuffled. Returns the number of pages, a few of them unused.
 inline int scatter_pages(TreeSnapshot& tree, std::mt19937& random) {
   auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
-  std::vector<PageSpan> spans;
-  std::vector<int32_t> indptr = {0};
-  int page = 0, used = 0;
-  for (int node = 0; node < tree.num_nodes(); ++node) {
-    if (pick(0, 2) == 0) {
-      ++page;
-      used = pick(0, tree.page_size - 1);
-    }
-    for (int left = tree.node_len[node]; left > 0;) {
-      if (used == tree.page_size) {
-        ++page;
-        used = 0;
-      }
-      const int len = std::min(left, tree.page_size - used);
-      spans.push_back({page, static_cast<int16_t>(used), static_cast<int16_t>(used + len)});
-      used += len;
-      left -= len;
-    }
-    indptr.push_back(static_cast<int32_t>(spans.size()));
-  }
-  const int num_pages = page + 4;
+  const int num_pages = 4 + place_tokens(tree, [&](int, int64_t end) {
+    if (pick(0, 2) != 0) return end;
+    return (end / tree.page_size + 1) * tree.page_size + pick(0, tree.page_size - 1);
+  });
   std::vector<int32_t> shuffled(num_pages);
   for (int i = 0; i < num_pages; ++i) shuffled[i] = i;
   std::shuffle(shuffled.begin(), shuffled.end(), random);
-  for (PageSpan& span : spans) span.page = shuffled[span.page];
-  tree.spans = std::move(spans);
-  tree.span_indptr = std::move(indptr);
+  for (PageSpan& span : tree.spans) span.page = shuffled[span.page];
   return num_pages;
 }
 

@@ -177,4 +177,30 @@ TreeSnapshot make_snapshot(std::span<const SnapshotNode> nodes, std::span<const 
   return Builder(nodes, queries, page_size).build(query_order);
 }
 
+int place_tokens(TreeSnapshot& tree, FunctionRef<int64_t(int node, int64_t end)> first_slot) {
+  tree.spans.clear();
+  tree.span_indptr = {0};
+  int64_t slot = 0;
+  for (int node = 0; node < tree.num_nodes(); ++node) {
+    slot = first_slot(node, slot);
+    for (int left = tree.node_len[node]; left > 0;) {
+      const int begin = static_cast<int>(slot % tree.page_size);
+      const int len = std::min(left, tree.page_size - begin);
+      tree.spans.push_back({static_cast<int32_t>(slot / tree.page_size), static_cast<int16_t>(begin),
+                            static_cast<int16_t>(begin + len)});
+      slot += len;
+      left -= len;
+    }
+    tree.span_indptr.push_back(static_cast<int32_t>(tree.spans.size()));
+  }
+  return static_cast<int>((slot + tree.page_size - 1) / tree.page_size);
+}
+
+int pack_small_nodes(TreeSnapshot& tree) {
+  return place_tokens(tree, [&](int node, int64_t end) {
+    const int64_t page_end = (end + tree.page_size - 1) / tree.page_size * tree.page_size;
+    return tree.node_len[node] > page_end - end ? page_end : end;
+  });
+}
+
 }  // namespace deftree::attention

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cache/tree_snapshot.h"
+#include "common/function_ref.h"
 
 namespace deftree::attention {
 
@@ -28,5 +30,22 @@ struct SnapshotNode {
 // a masked node with children or listed queries, or a malformed tree_parent.
 TreeSnapshot make_snapshot(std::span<const SnapshotNode> nodes, std::span<const int32_t> queries, int page_size,
                            std::vector<int32_t>* query_order = nullptr);
+
+// What a tree file holds, and what tests and benchmarks pass around.
+struct NamedTree {
+  std::string name;
+  std::vector<SnapshotNode> nodes;
+  std::vector<int32_t> queries;
+  TreeSnapshot snapshot(int page_size) const { return make_snapshot(nodes, queries, page_size); }
+};
+
+// Moves the tokens to other slots (slot = page * page_size + offset): those of a node follow each other from
+// first_slot(node, end), where `end` is one past the last slot of the node before, and which may not be below it.
+// Returns the number of pages.
+int place_tokens(TreeSnapshot& tree, FunctionRef<int64_t(int node, int64_t end)> first_slot);
+
+// Places tokens as the cache does: a node that fits into what its predecessor left of a page goes there (draft tokens
+// stand side by side), any other begins a page. Returns the number of pages.
+int pack_small_nodes(TreeSnapshot& tree);
 
 }  // namespace deftree::attention

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "attention/cuda/reference_cuda.h"
-#include "attention/cuda/tree_file.h"
+#include "attention/tree_file.h"
 #include "attention/test_trees.h"
 #include "common/error.h"
 #include "common/test.h"

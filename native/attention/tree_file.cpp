@@ -1,6 +1,5 @@
-#include "attention/cuda/tree_file.h"
+#include "attention/tree_file.h"
 
-#include <algorithm>
 #include <cctype>
 #include <cstdlib>
 #include <fstream>
@@ -105,30 +104,6 @@ std::vector<NamedTree> read_tree_file(const std::string& path) {
   std::ifstream in(path);
   if (!in) throw Error(ErrorCode::kBadArgument, "cannot read the tree file " + path);
   return Reader(std::string(std::istreambuf_iterator<char>(in), {})).trees();
-}
-
-int pack_small_nodes(TreeSnapshot& tree) {
-  std::vector<PageSpan> spans;
-  std::vector<int32_t> indptr = {0};
-  int page = -1, used = tree.page_size;
-  for (int node = 0; node < tree.num_nodes(); ++node) {
-    int left = tree.node_len[node];
-    if (left > tree.page_size - used) used = tree.page_size;
-    while (left > 0) {
-      if (used == tree.page_size) {
-        ++page;
-        used = 0;
-      }
-      const int len = std::min(left, tree.page_size - used);
-      spans.push_back({page, static_cast<int16_t>(used), static_cast<int16_t>(used + len)});
-      used += len;
-      left -= len;
-    }
-    indptr.push_back(static_cast<int32_t>(spans.size()));
-  }
-  tree.spans = std::move(spans);
-  tree.span_indptr = std::move(indptr);
-  return page + 1;
 }
 
 }  // namespace deftree::attention
