@@ -54,6 +54,23 @@ Branch& TreeCache::Impl::find_settled(BranchId id, const char* method) {
   return branch;
 }
 
+Branch& TreeCache::Impl::find_draft(BranchId id, std::span<const int32_t> path) {
+  Branch& branch = find(id);
+  if (branch.has_fresh() && !branch.has_draft()) {
+    throw bad_argument("Branch " + std::to_string(id) + " holds a chain of fresh tokens and no draft.",
+                       {{"branch", id}});
+  }
+  for (size_t i = 0; i < path.size(); ++i) {
+    const int32_t parent = i == 0 ? -1 : path[i - 1];
+    if (path[i] < 0 || path[i] >= branch.num_fresh() || branch.draft_parents[path[i]] != parent) {
+      throw bad_argument("Draft token " + std::to_string(path[i]) + " does not follow token " + std::to_string(parent) +
+                             " in a draft of " + std::to_string(branch.num_fresh()) + " tokens.",
+                         {{"token", path[i]}, {"parent", parent}});
+    }
+  }
+  return branch;
+}
+
 BranchId TreeCache::Impl::add_branch(NodeId tip) {
   while (branches.contains(next_branch)) next_branch = next_branch == INT32_MAX ? 0 : next_branch + 1;
   const BranchId id = next_branch;
@@ -168,21 +185,14 @@ void TreeCache::commit(BranchId id) {
 }
 
 void TreeCache::accept_draft(BranchId id, std::span<const int32_t> path) {
-  Branch& branch = impl_->find(id);
-  if (branch.has_fresh() && !branch.has_draft()) {
-    throw bad_argument("Branch " + std::to_string(id) + " holds a chain of fresh tokens and no draft.",
-                       {{"branch", id}});
-  }
-  for (size_t i = 0; i < path.size(); ++i) {
-    const int32_t parent = i == 0 ? -1 : path[i - 1];
-    if (path[i] < 0 || path[i] >= branch.num_fresh() || branch.draft_parents[path[i]] != parent) {
-      throw bad_argument("Draft token " + std::to_string(path[i]) + " does not follow token " + std::to_string(parent) +
-                             " in a draft of " + std::to_string(branch.num_fresh()) + " tokens.",
-                         {{"token", path[i]}, {"parent", parent}});
-    }
-  }
-
+  Branch& branch = impl_->find_draft(id, path);
   impl_->keep_fresh(branch, path);
+  impl_->commit_fresh(branch);
+}
+
+void TreeCache::accept_draft(BranchId id, std::span<const int32_t> path, std::vector<SlotCopy>& copies) {
+  Branch& branch = impl_->find_draft(id, path);
+  impl_->gather_fresh(branch, path, copies);
   impl_->commit_fresh(branch);
 }
 

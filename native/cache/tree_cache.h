@@ -87,6 +87,10 @@ class TreeCache {
   void commit(BranchId branch);
   // Keeps of a draft the tokens `path` (indices, each the parent of the next; may be empty); the rest is dropped.
   void accept_draft(BranchId branch, std::span<const int32_t> path);
+  // The same, but the kept tokens take the draft's first slots, so that no holes are left in its pages: a path that is
+  // the draft's beginning stays where it is. Adds to `copies` what the caller must copy, in this order (a slot may be
+  // read by one copy and written by a later one), before the next call that gives slots.
+  void accept_draft(BranchId branch, std::span<const int32_t> path, std::vector<SlotCopy>& copies);
   // Drops the branch's fresh tokens.
   void rollback(BranchId branch);
   // Shortens the branch to `len` tokens (0 <= len <= length); what no other branch reads stays cached.

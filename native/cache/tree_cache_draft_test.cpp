@@ -1,3 +1,5 @@
+#include <map>
+
 #include "cache/tree_cache.h"
 #include "cache/tree_cache_test_util.h"
 #include "common/error.h"
@@ -32,6 +34,52 @@ TEST(tree_cache_draft_keeps_the_accepted_path_where_it_is) {
   const std::vector<int32_t> slots = test::visible_slots(cache.snapshot({&tip, 1}).tree, 0);
   for (int i = 0; i < 3; ++i) CHECK_EQ(slots[3 + i], before.queries[2 * i].slot);
   CHECK_EQ(cache.stats().num_tokens, int64_t{6});
+}
+
+TEST(tree_cache_draft_gathers_the_accepted_path_in_its_first_slots) {
+  // Pages of 4 slots; 3 are taken. The draft as above has the slots 3 | 4 5 6 7.
+  for (const Tokens& path : {Tokens{0, 2, 4}, Tokens{3}, Tokens{0, 1}, Tokens{}}) {
+    TreeCache cache({.num_pages = 10, .page_size = 4});
+    const BranchId branch = grown(cache, range(0, 3));
+    const Tokens drafts = {10, 11, 12, 13, 14};
+    cache.append_draft(branch, drafts, Tokens{-1, 0, 0, -1, 2});
+    const StepBranch step = {branch, 5};
+    const StepSnapshot before = cache.snapshot({&step, 1});
+
+    // What each slot holds after the copies, done one after another.
+    std::map<int32_t, int32_t> kv;
+    for (const SnapshotQuery& query : before.queries) kv[query.slot] = query.token;
+    std::vector<SlotCopy> copies;
+    cache.accept_draft(branch, path, copies);
+    for (const SlotCopy& copy : copies) {
+      for (int32_t i = 0; i < copy.len; ++i) kv[copy.to_slot + i] = kv[copy.from_slot + i];
+    }
+    cache.check_invariants();
+
+    Tokens expected = range(0, 3);
+    for (int32_t row : path) expected.push_back(drafts[row]);
+    CHECK(cache.tokens(branch) == expected);
+    const StepBranch tip = {branch, 0};
+    const std::vector<int32_t> slots = test::visible_slots(cache.snapshot({&tip, 1}).tree, 0);
+    for (size_t i = 0; i < path.size(); ++i) {
+      CHECK_EQ(slots[3 + i], before.queries[i].slot);
+      CHECK_EQ(kv[slots[3 + i]], drafts[path[i]]);
+    }
+    CHECK_EQ(pages_in_use(cache), path.size() > 1 ? 2 : 1);
+    CHECK_EQ(copies.empty(), path.empty() || path == Tokens({0, 1}));
+  }
+}
+
+TEST(tree_cache_draft_copies_neighbours_at_once) {
+  TreeCache cache({.num_pages = 4, .page_size = 16});
+  const BranchId branch = grown(cache, range(0, 3));
+  cache.append_draft(branch, range(10, 5), Tokens{-1, 0, 0, 2, 3});
+  std::vector<SlotCopy> copies;
+  cache.accept_draft(branch, Tokens{0, 2, 3, 4}, copies);
+  REQUIRE(copies.size() == 1);
+  CHECK_EQ(copies[0].from_slot - copies[0].to_slot, 1);
+  CHECK_EQ(copies[0].len, 3);
+  CHECK_ERROR(cache.accept_draft(branch, Tokens{0}, copies), ErrorCode::kBadArgument);
 }
 
 TEST(tree_cache_append_spares_a_slot_far_behind_in_its_page) {

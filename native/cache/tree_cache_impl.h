@@ -97,6 +97,7 @@ struct TreeCache::Impl {
   // Branches.
   Branch& find(BranchId branch);
   Branch& find_settled(BranchId branch, const char* method);  // throws kBadArgument when it has fresh tokens
+  Branch& find_draft(BranchId branch, std::span<const int32_t> path);  // throws kBadArgument when `path` is none in it
   BranchId add_branch(NodeId tip);
   int32_t committed_len(const Branch& branch) const { return nodes[branch.tip].end(); }
   void move_tip(Branch& branch, NodeId to);
@@ -110,8 +111,10 @@ struct TreeCache::Impl {
   void make_room(const Branch& branch, int32_t num_tokens);
   void make_room_for_pages(int32_t wanted);
   void give_slots(Branch& branch, int32_t num_tokens);
-  void drop_fresh(Branch& branch, int32_t from);  // the tokens [from, end) of a chain; a draft only as a whole
+  void drop_fresh(Branch& branch, int32_t from);  // the tokens [from, end); those of a draft that are left are a chain
   void keep_fresh(Branch& branch, std::span<const int32_t> kept);  // of a draft the tokens `kept`, as a chain
+  // The same, moved to the draft's first slots.
+  void gather_fresh(Branch& branch, std::span<const int32_t> kept, std::vector<SlotCopy>& copies);
   // dst += src; a span that touches the one before joins it.
   void join_spans(std::vector<PageSpan>& dst, std::span<const PageSpan> src, bool live);
   void release(PageSpan span, bool live);

@@ -189,7 +189,8 @@ class RandomForest {
       if (branch.draft_parents[j] != tip || below(3) == 0) continue;
       path.push_back(tip = j);
     }
-    cache_.accept_draft(id, path);
+    std::vector<SlotCopy> copies;
+    below(2) == 0 ? cache_.accept_draft(id, path) : cache_.accept_draft(id, path, copies);
     for (const int32_t j : path) branch.committed.push_back(branch.fresh[j]);
     branch.fresh.clear();
     branch.draft_parents.clear();

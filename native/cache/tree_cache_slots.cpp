@@ -147,6 +147,27 @@ void TreeCache::Impl::keep_fresh(Branch& branch, std::span<const int32_t> kept) 
   branch.draft_depths.clear();
 }
 
+void TreeCache::Impl::gather_fresh(Branch& branch, std::span<const int32_t> kept, std::vector<SlotCopy>& copies) {
+  std::vector<int32_t> slots;
+  for (const PageSpan& span : branch.fresh_spans) {
+    for (int32_t offset = span.begin; offset < span.end; ++offset) slots.push_back(span.page * ledger.page_size() + offset);
+  }
+  const size_t first_copy = copies.size();
+  for (size_t i = 0; i < kept.size(); ++i) {
+    // kept[i] >= i, so no slot is written before it is read.
+    branch.fresh_tokens[i] = branch.fresh_tokens[kept[i]];
+    const int32_t from = slots[kept[i]], to = slots[i];
+    if (from == to) continue;
+    SlotCopy* last = copies.size() > first_copy ? &copies.back() : nullptr;
+    if (last != nullptr && last->from_slot + last->len == from && last->to_slot + last->len == to) {
+      ++last->len;
+    } else {
+      copies.push_back({from, to, 1});
+    }
+  }
+  drop_fresh(branch, static_cast<int32_t>(kept.size()));
+}
+
 std::vector<PageSpan> TreeCache::Impl::copy_path(NodeId tip, std::vector<SlotCopy>& copies) {
   std::vector<const Node*> path;
   for (NodeId id = tip; id != kForestRoot; id = nodes[id].parent) path.push_back(&nodes[id]);
