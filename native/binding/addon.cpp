@@ -1,4 +1,4 @@
-// The module's own functions: load, dequantize, plan, and what the CPU offers.
+// The module's own functions: load, dequantize, plan, and what the CPU and GPUs offer.
 #include <napi.h>
 
 #include <span>
@@ -9,10 +9,13 @@
 #include "attention/plan.h"
 #include "attention/tree_snapshot_builder.h"
 #include "binding/decode.h"
+#include "binding/encode.h"
 #include "binding/engine_host.h"
 #include "binding/errors.h"
 #include "binding/fields.h"
 #include "common/cpu_features.h"
+#include "cuda/device_list.h"
+#include "engine/backend.h"
 #include "model/dtype.h"
 
 namespace deftree::binding {
@@ -28,9 +31,6 @@ Napi::Value load(const Napi::CallbackInfo& info) {
     return guarded(env, [&]() -> Napi::Value {
       LoadArguments arguments = decode_load_spec(Field(info[0], "spec"));
       if (!info[1].IsFunction()) Field(info[1], "onStep").fail("a function");
-      if (arguments.device == "cuda") {
-        throw Error(ErrorCode::kDevice, "device \"cuda\" cannot be used: this build has no CUDA code; use \"cpu\" or \"auto\"");
-      }
       const Field signal(info[2], "signal");
       if (!signal.is_absent() && signal["aborted"].boolean()) throw Error(ErrorCode::kAborted, "loading was aborted");
       return EngineHost::load(env, std::move(arguments), env.GetInstanceData<AddonData>()->engine_class.New({}),
@@ -115,6 +115,23 @@ Napi::Value plan(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value cuda_status(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return encode_cuda_status(info.Env(), query_cuda()); });
+}
+
+Napi::Value cuda_memory(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    ModelSpec model;
+    model.config = decode_config(Field(info[0], "config"));
+    BackendOptions options{};
+    options.max_step_tokens = static_cast<int32_t>(Field(info[1], "maxStepTokens").integer(1, kMaxInt32));
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("bytesWithoutKv", static_cast<double>(cuda_bytes_without_kv(model, options)));
+    object.Set("kvBytesPerToken", static_cast<double>(cuda_kv_bytes_per_token(model.config)));
+    return object;
+  });
+}
+
 Napi::Object describe_cpu(Napi::Env env) {
   const CpuFeatures& f = cpu_features();
   Napi::Object features = Napi::Object::New(env);
@@ -152,6 +169,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("load", Napi::Function::New<load>(env, "load"));
     exports.Set("dequantize", Napi::Function::New<dequantize>(env, "dequantize"));
     exports.Set("plan", Napi::Function::New<plan>(env, "plan"));
+    exports.Set("cudaStatus", Napi::Function::New<cuda_status>(env, "cudaStatus"));
+    exports.Set("cudaMemory", Napi::Function::New<cuda_memory>(env, "cudaMemory"));
     return exports;
   });
 }

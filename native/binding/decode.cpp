@@ -23,34 +23,6 @@ std::string one_of(const Field& field, std::initializer_list<const char*> names)
 
 attention::Policy decode_policy(const Field& field) { return attention::parse_policy(field.string()); }
 
-LlamaConfig decode_config(const Field& config) {
-  LlamaConfig result{
-      .num_layers = count(config["numLayers"]),
-      .hidden_size = count(config["hiddenSize"]),
-      .intermediate_size = count(config["intermediateSize"]),
-      .num_qo_heads = count(config["numQoHeads"]),
-      .num_kv_heads = count(config["numKvHeads"]),
-      .head_dim = count(config["headDim"]),
-      .vocab_size = count(config["vocabSize"]),
-      .context_len = count(config["contextLen"]),
-      .rope_theta = config["ropeTheta"].number(),
-      .rms_norm_eps = config["rmsNormEps"].number(),
-      .tie_word_embeddings = config["tieWordEmbeddings"].boolean(),
-      .qk_permuted = config["qkPermuted"].boolean(),
-      .rope_scaling = std::nullopt,
-  };
-  const Field scaling = config["ropeScaling"];
-  if (!scaling.is_absent()) {
-    result.rope_scaling = Llama3RopeScaling{
-        .factor = scaling["factor"].number(),
-        .low_freq_factor = scaling["lowFreqFactor"].number(),
-        .high_freq_factor = scaling["highFreqFactor"].number(),
-        .original_context_len = count(scaling["originalContextLen"]),
-    };
-  }
-  return result;
-}
-
 TensorEntry decode_tensor(const Field& tensor, int32_t num_files) {
   TensorEntry entry{
       .name = tensor["name"].string(),
@@ -127,9 +99,37 @@ Command decode_command(const Field& command) {
 
 }  // namespace
 
+LlamaConfig decode_config(const Field& config) {
+  LlamaConfig result{
+      .num_layers = count(config["numLayers"]),
+      .hidden_size = count(config["hiddenSize"]),
+      .intermediate_size = count(config["intermediateSize"]),
+      .num_qo_heads = count(config["numQoHeads"]),
+      .num_kv_heads = count(config["numKvHeads"]),
+      .head_dim = count(config["headDim"]),
+      .vocab_size = count(config["vocabSize"]),
+      .context_len = count(config["contextLen"]),
+      .rope_theta = config["ropeTheta"].number(),
+      .rms_norm_eps = config["rmsNormEps"].number(),
+      .tie_word_embeddings = config["tieWordEmbeddings"].boolean(),
+      .qk_permuted = config["qkPermuted"].boolean(),
+      .rope_scaling = std::nullopt,
+  };
+  const Field scaling = config["ropeScaling"];
+  if (!scaling.is_absent()) {
+    result.rope_scaling = Llama3RopeScaling{
+        .factor = scaling["factor"].number(),
+        .low_freq_factor = scaling["lowFreqFactor"].number(),
+        .high_freq_factor = scaling["highFreqFactor"].number(),
+        .original_context_len = count(scaling["originalContextLen"]),
+    };
+  }
+  return result;
+}
+
 LoadArguments decode_load_spec(const Field& spec) {
   LoadArguments result;
-  result.device = one_of(spec["device"], {"auto", "cpu", "cuda"});
+  result.device = one_of(spec["device"], {"cpu", "cuda"});
 
   ModelSpec& model = result.model;
   model.config = decode_config(spec["config"]);
@@ -139,12 +139,17 @@ LoadArguments decode_load_spec(const Field& spec) {
     model.tensors.push_back(decode_tensor(tensors.at(i), static_cast<int32_t>(model.files.size())));
   }
   model.weights = one_of(spec["weights"], {"auto", "f32", "bf16", "int8"});
+  if (const Field seed = spec["randomSeed"]; !seed.is_absent()) {
+    model.random_seed = static_cast<uint64_t>(seed.integer(0, kMaxSafeInteger));
+  }
 
   result.backend = {.num_pages = count(spec["numPages"]),
                     .page_size = count(spec["pageSize"]),
                     .kv_type = one_of(spec["kvType"], {"auto", "f32", "f16", "bf16"}),
                     .num_threads = static_cast<int32_t>(spec["numThreads"].integer(0, 1024)),
-                    .max_step_tokens = count(spec["maxStepTokens"])};
+                    .max_step_tokens = count(spec["maxStepTokens"]),
+                    .device_index = static_cast<int32_t>(spec["deviceIndex"].integer(0, kMaxInt32)),
+                    .profile = spec["profile"].boolean()};
 
   EngineOptions& engine = result.engine;
   engine.num_pages = result.backend.num_pages;

@@ -16,10 +16,11 @@ struct LoadArguments {
   ModelSpec model;
   BackendOptions backend;
   EngineOptions engine;
-  std::string device;  // "auto" | "cpu" | "cuda"
+  std::string device;  // "cpu" | "cuda"
 };
 
 LoadArguments decode_load_spec(const Field& spec);
+LlamaConfig decode_config(const Field& config);
 // commands: an array of NativeCommand.
 std::vector<Command> decode_commands(const Field& commands);
 

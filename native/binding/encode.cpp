@@ -111,11 +111,9 @@ Napi::Object encode_stats(Napi::Env env, const EngineStats& stats) {
   return object;
 }
 
-Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const std::string& device_reason,
-                         const BackendOptions& options) {
+Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const BackendOptions& options) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("device", info.device);
-  object.Set("deviceReason", device_reason);
   object.Set("description", info.description);
   object.Set("weightFormat", info.weight_format);
   object.Set("kvType", info.kv_type);
@@ -125,6 +123,28 @@ Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const std::stri
   object.Set("numPages", options.num_pages);
   object.Set("pageSize", options.page_size);
   object.Set("numThreads", options.num_threads);
+  return object;
+}
+
+Napi::Object encode_cuda_status(Napi::Env env, const CudaStatus& status) {
+  Napi::Array devices = Napi::Array::New(env, status.devices.size());
+  for (size_t i = 0; i < status.devices.size(); ++i) {
+    const CudaDeviceInfo& device = status.devices[i];
+    Napi::Object object = Napi::Object::New(env);
+    object.Set("index", device.index);
+    object.Set("name", device.name);
+    object.Set("computeCapability", device.compute_capability);
+    object.Set("numProcessors", device.num_processors);
+    object.Set("totalBytes", static_cast<double>(device.total_bytes));
+    object.Set("freeBytes", static_cast<double>(device.free_bytes));
+    devices.Set(static_cast<uint32_t>(i), object);
+  }
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("isBuilt", status.is_built);
+  object.Set("driverVersion", status.driver_version);
+  object.Set("runtimeVersion", status.runtime_version);
+  object.Set("devices", devices);
+  object.Set("problem", status.problem);
   return object;
 }
 

@@ -3,8 +3,7 @@
 
 #include <napi.h>
 
-#include <string>
-
+#include "cuda/device_list.h"
 #include "engine/backend.h"
 #include "engine/command.h"
 
@@ -12,7 +11,7 @@ namespace deftree::binding {
 
 Napi::Object encode_message(Napi::Env env, const StepMessage& message);
 Napi::Object encode_stats(Napi::Env env, const EngineStats& stats);
-Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const std::string& device_reason,
-                         const BackendOptions& options);
+Napi::Object encode_info(Napi::Env env, const BackendInfo& info, const BackendOptions& options);
+Napi::Object encode_cuda_status(Napi::Env env, const CudaStatus& status);
 
 }  // namespace deftree::binding

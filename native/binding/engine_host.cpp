@@ -62,9 +62,10 @@ Napi::Promise EngineHost::load(Napi::Env env, LoadArguments arguments, Napi::Obj
 
 void EngineHost::start(LoadArguments arguments) {
   options_ = arguments.backend;
-  device_reason_ = arguments.device == "cpu" ? "cpu: asked for" : "auto: this build has no CUDA code";
-  auto load_backend = [model = std::move(arguments.model), backend = arguments.backend](const std::atomic<bool>& cancel) {
-    return make_cpu_backend(model, backend, cancel);
+  const auto make_backend = arguments.device == "cuda" ? make_cuda_backend : make_cpu_backend;
+  auto load_backend = [make_backend, model = std::move(arguments.model),
+                       backend = arguments.backend](const std::atomic<bool>& cancel) {
+    return make_backend(model, backend, cancel);
   };
   try {
     thread_ = std::make_unique<EngineThread>(std::move(arguments.engine), std::move(load_backend), *this);
@@ -73,7 +74,7 @@ void EngineHost::start(LoadArguments arguments) {
   }
 }
 
-Napi::Object EngineHost::info(Napi::Env env) const { return encode_info(env, info_, device_reason_, options_); }
+Napi::Object EngineHost::info(Napi::Env env) const { return encode_info(env, info_, options_); }
 
 void EngineHost::ensure_running() const {
   if (disposed_ || stopped_) throw disposed_error();
@@ -159,7 +160,8 @@ void EngineHost::finalize_function(napi_env, void*, void* context) {
 }
 
 void EngineHost::loaded(const Backend& backend) {
-  post(Loaded{backend.info(), backend.plan_device().num_processors});
+  const bool is_cpu = backend.info().device == "cpu";
+  post(Loaded{backend.info(), is_cpu ? backend.plan_device().num_processors : 0});
 }
 
 void EngineHost::post(Event event) noexcept {

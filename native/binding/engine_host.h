@@ -98,7 +98,6 @@ class EngineHost final : public EngineListener, public std::enable_shared_from_t
   uint32_t next_ticket_ = 0;
 
   BackendInfo info_;
-  std::string device_reason_;
   BackendOptions options_;
 };
 

@@ -3,6 +3,7 @@ import { checkDecodeOptions, checkTokens, nativeSampling } from "./engine-option
 import type { DecodeOptions, DecodeStream, EngineBranch, ExtendResult, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { NativeCommand, NativeFinished } from "./native-addon.js";
+import { noText, TokenIdsOnly } from "./random-model.js";
 import { fromAddon, type StepDispatcher } from "./step-dispatcher.js";
 
 /** What branches share of their engine. */
@@ -243,7 +244,9 @@ export class Branch implements EngineBranch {
   #problemWithDecode(options: DecodeOptions): DeftreeError | undefined {
     try {
       this.#checkUsable();
-      checkDecodeOptions(options, this.#context.tokenizer.vocabSize);
+      const { tokenizer } = this.#context;
+      checkDecodeOptions(options, tokenizer.vocabSize);
+      if (options.stop?.length && tokenizer instanceof TokenIdsOnly) throw noText();
       this.#checkNotEmpty("decode");
       return undefined;
     } catch (error) {

@@ -26,14 +26,23 @@ const integerRanges = {
   contextLength: [1, 2 ** 24],
   threads: [1, 1024],
   maxStepTokens: [1, 2 ** 16],
+  deviceIndex: [0, 1023],
 } as const satisfies Partial<Record<keyof EngineOptions, readonly [number, number]>>;
 
 /** @throws E_BAD_ARGUMENT */
 export function checkEngineOptions(options: EngineOptions): void {
-  checkNames("option of Engine.load", options, [...Object.keys(choices), ...Object.keys(integerRanges), "signal"]);
+  checkNames("option of Engine.load", options, [
+    ...Object.keys(choices),
+    ...Object.keys(integerRanges),
+    "profile",
+    "signal",
+  ]);
   for (const [name, valid] of Object.entries(choices)) checkChoice(name, options[name as keyof EngineOptions], valid);
   for (const [name, [low, high]] of Object.entries(integerRanges)) {
     checkInteger(name, options[name as keyof EngineOptions], low, high);
+  }
+  if (options.profile !== undefined && typeof options.profile !== "boolean") {
+    throw badArgument(`profile must be true or false; got ${String(options.profile)}`);
   }
   checkSignal(options.signal);
 }

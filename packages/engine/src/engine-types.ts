@@ -8,22 +8,34 @@ export type { AttentionPolicy };
 
 /** How to load a model. Everything is optional. */
 export interface EngineOptions {
-  /** `"auto"` picks CUDA when it can run here and says why in `info.deviceReason`; `"cuda"` throws E_DEVICE if it cannot. */
+  /**
+   * `"auto"` picks a GPU when one can be used and has room for the model, else the CPU, and says why in
+   * `info.deviceReason`; `"cuda"` throws E_DEVICE with the reason when no GPU can be used, E_OOM when one has no room.
+   */
   device?: "auto" | "cpu" | "cuda";
-  /** How weights are kept in memory. `"auto"`: as the file has them (quantised blocks stay small). */
+  /** CUDA's number of the GPU; by default the one with the most free memory. */
+  deviceIndex?: number;
+  /** How weights are kept in memory. `"auto"`: as the file has them (quantised blocks stay small), bf16 on a GPU. */
   weights?: "auto" | "f32" | "bf16" | "int8";
-  /** KV element type. `"auto"`: f32 with f32 weights, else f16 on the CPU and bf16 on CUDA. */
+  /** KV element type. `"auto"`: bf16 on a GPU; on the CPU f32 with f32 weights, else f16. */
   kvType?: "auto" | "f32" | "f16" | "bf16";
-  /** Tokens the KV pages can hold together; by default `min(4 x contextLength, what 1 GiB holds)`, at least one context. */
+  /**
+   * Tokens the KV pages can hold together. By default on the CPU `min(4 x contextLength, what 1 GiB holds)`, at least one
+   * context; on a GPU `min(64 x contextLength, what 90% of the free memory holds beside weights and workspace)`, at least
+   * 4096 or one context. The pages are taken at load.
+   */
   kvTokens?: number;
+  /** Tokens of a KV page; 16, and on a GPU nothing else. */
   pageSize?: number;
   /** Longest branch in tokens; by default the model's. */
   contextLength?: number;
   /** Compute threads; by default the machine's cores, at most 16. */
   threads?: number;
   attention?: AttentionPolicy;
-  /** Most query tokens of one step (prefill is cut into chunks of this). */
+  /** Most query tokens of one step (prefill is cut into chunks of this); by default 256, on a GPU 4096. */
   maxStepTokens?: number;
+  /** On a GPU: time the parts of each step for `stats()`, which slows it down. On the CPU they always are. */
+  profile?: boolean;
   signal?: AbortSignal;
 }
 
@@ -120,6 +132,8 @@ export interface EngineBranch {
 
 /** What was loaded and chosen. Bytes and counts are of the whole engine. */
 export interface EngineInfo extends NativeEngineInfo {
+  /** Why this device: "auto: no NVIDIA driver was found ..." and the like. */
+  deviceReason: string;
   modelPath: string;
   modelName: string;
   contextLength: number;

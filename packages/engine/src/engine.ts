@@ -4,23 +4,13 @@ import { ChatTemplate } from "./chat-template.js";
 import { checkAttentionPolicy, checkEngineOptions } from "./engine-options.js";
 import type { BranchEngine, ChatTurn, EngineBranch, EngineInfo, EngineOptions, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
+import { makeLoadSpec } from "./load-spec.js";
 import type { ModelFiles } from "./model-files.js";
 import { resolveModel } from "./model-source.js";
-import type {
-  AttentionPolicy,
-  NativeAddon,
-  NativeCommand,
-  NativeEngine,
-  NativeLoadSpec,
-  NativeStats,
-} from "./native-addon.js";
+import type { AttentionPolicy, NativeAddon, NativeCommand, NativeEngine, NativeStats } from "./native-addon.js";
+import { TokenIdsOnly } from "./random-model.js";
 import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
 import { ModelTokenizer } from "./tokenizer.js";
-
-const defaultPageSize = 16;
-const defaultMaxStepTokens = 256;
-const defaultKvBytes = 2 ** 30;
-const defaultContextsHeld = 4;
 
 /**
  * A model, its tokenizer, and one forest of branches that decode together on the engine's own thread.
@@ -44,7 +34,9 @@ export class Engine implements BranchEngine {
 
   /**
    * Loads a model.
-   * @param source `"mini"`, a folder in Hugging Face's format, a `.gguf` file, or `"org/name"` from the hub cache.
+   * @param source `"mini"`, a folder in Hugging Face's format, a `.gguf` file, `"org/name"` from the hub cache, or
+   *   `"random:llama-3-8b"` (also llama-3.2-1b, tiny, and numbers as in `"random:tiny,layers=4,seed=7"`): random weights,
+   *   token ids only.
    * @throws E_BAD_ARGUMENT, E_MODEL_NOT_FOUND, E_BAD_MODEL, E_OOM, E_DEVICE, E_ADDON_MISSING, E_ABORTED
    */
   static async load(source: string, options: EngineOptions = {}): Promise<Engine> {
@@ -55,9 +47,8 @@ export class Engine implements BranchEngine {
   /** @internal The rest of {@link load}, over any addon. */
   static async fromFiles(files: ModelFiles, options: EngineOptions, addon: NativeAddon): Promise<Engine> {
     const { signal } = options;
-    const tokenizer = new ModelTokenizer(files.tokenizer, files.config.vocabSize);
-    const template = files.chatTemplate === undefined ? undefined : new ChatTemplate(files.chatTemplate, tokenizer);
-    const spec = loadSpec(files, options, tokenizer);
+    const { tokenizer, template } = textSide(files);
+    const { spec, deviceReason } = makeLoadSpec(files, options, tokenizer.byteTable, addon);
     const dispatcher = new StepDispatcher();
     throwIfAborted(signal);
     const loading = addon.load(spec, (message) => dispatcher.dispatch(message), signal);
@@ -66,6 +57,7 @@ export class Engine implements BranchEngine {
     });
     const info: EngineInfo = {
       ...native.info(),
+      deviceReason,
       modelPath: files.path,
       modelName: files.name,
       contextLength: spec.config.contextLen,
@@ -78,7 +70,7 @@ export class Engine implements BranchEngine {
   private constructor(
     native: NativeEngine,
     dispatcher: StepDispatcher,
-    tokenizer: ModelTokenizer,
+    tokenizer: TextTokenizer,
     template: ChatTemplate | undefined,
     info: EngineInfo,
   ) {
@@ -118,7 +110,7 @@ export class Engine implements BranchEngine {
     if (!this.#template) {
       throw new DeftreeError(
         "E_BAD_ARGUMENT",
-        `${this.#info.modelName} has no chat template: extend a branch with plain text instead`,
+        `${this.#info.modelName} has no chat template: extend a branch with text or token ids instead`,
       );
     }
     return this.#template.encode(turns, addGenerationPrompt);
@@ -133,13 +125,13 @@ export class Engine implements BranchEngine {
 
   /** Counters and times since load. */
   stats(): NativeStats {
-    if (this.#disposing) throw disposedError();
+    this.#checkAlive();
     return this.#native.stats();
   }
 
   /** Checks the forest between two steps. Rejects with E_INTERNAL when a rule is broken. */
   async checkInvariants(): Promise<void> {
-    if (this.#disposing) throw disposedError();
+    this.#checkAlive();
     await this.#native.checkInvariants().catch((cause) => {
       throw fromAddon(cause);
     });
@@ -163,8 +155,13 @@ export class Engine implements BranchEngine {
     });
   }
 
-  #submit(commands: NativeCommand[]): void {
+  /** After a device error, and after dispose, every call gets the same error: what ended the engine. */
+  #checkAlive(): void {
     if (this.#dispatcher.fatal) throw this.#dispatcher.fatal;
+  }
+
+  #submit(commands: NativeCommand[]): void {
+    this.#checkAlive();
     try {
       this.#native.submit(commands);
     } catch (cause) {
@@ -177,43 +174,12 @@ function disposedError(): DeftreeError {
   return new DeftreeError("E_DISPOSED", "The engine was disposed");
 }
 
-function loadSpec(files: ModelFiles, options: EngineOptions, tokenizer: ModelTokenizer): NativeLoadSpec {
-  const { config } = files;
-  const contextLen = options.contextLength ?? config.contextLen;
-  if (contextLen > config.contextLen) {
-    throw new DeftreeError(
-      "E_BAD_ARGUMENT",
-      `contextLength ${contextLen} is above the model's ${config.contextLen} tokens`,
-      {
-        figures: { contextLength: contextLen, modelContextLength: config.contextLen },
-      },
-    );
-  }
-  const pageSize = options.pageSize ?? defaultPageSize;
-  const kvTokens = options.kvTokens ?? defaultKvTokens(files, options, contextLen);
-  return {
-    config: { ...config, contextLen },
-    files: files.files,
-    tensors: files.tensors,
-    device: options.device ?? "auto",
-    weights: options.weights ?? "auto",
-    kvType: options.kvType ?? "auto",
-    numPages: Math.ceil(kvTokens / pageSize),
-    pageSize,
-    numThreads: options.threads ?? 0,
-    attention: options.attention ?? "deft-flatten",
-    maxStepTokens: options.maxStepTokens ?? defaultMaxStepTokens,
-    tokenBytes: tokenizer.byteTable.bytes,
-    tokenByteOffsets: tokenizer.byteTable.offsets,
-  };
-}
-
-function defaultKvTokens({ config, tensors }: ModelFiles, options: EngineOptions, contextLen: number): number {
-  const { kvType = "auto", weights = "auto" } = options;
-  const isF32 = weights === "f32" || (weights === "auto" && tensors.every(({ dtype }) => dtype === "F32"));
-  const elementBytes = kvType === "f32" || (kvType === "auto" && isF32) ? 4 : 2;
-  const bytesPerToken = 2 * config.numLayers * config.numKvHeads * config.headDim * elementBytes;
-  return Math.max(contextLen, Math.min(defaultContextsHeld * contextLen, Math.floor(defaultKvBytes / bytesPerToken)));
+function textSide(files: ModelFiles) {
+  const { vocabSize } = files.config;
+  if (!files.tokenizer) return { tokenizer: new TokenIdsOnly(vocabSize), template: undefined };
+  const tokenizer = new ModelTokenizer(files.tokenizer, vocabSize);
+  const { chatTemplate } = files;
+  return { tokenizer, template: chatTemplate === undefined ? undefined : new ChatTemplate(chatTemplate, tokenizer) };
 }
 
 function throwIfAborted(signal: AbortSignal | undefined): void {

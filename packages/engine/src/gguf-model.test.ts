@@ -16,7 +16,7 @@ async function read(change: (gguf: GgufToWrite) => void) {
   const file = path.join(root, "model.gguf");
   writeFileSync(file, ggufFile(gguf));
   const files = await readGgufModel(file);
-  return { files, tokenizer: new ModelTokenizer(files.tokenizer, files.config.vocabSize) };
+  return { files, tokenizer: new ModelTokenizer(files.tokenizer!, files.config.vocabSize) };
 }
 
 /** Appends the tensor in which GGUF keeps RoPE scaling. */
@@ -82,7 +82,7 @@ describe("GGUF tokenizers", () => {
     const { files } = await read((gguf) => {
       gguf.metadata = gguf.metadata.filter(([key]) => key !== "tokenizer.ggml.eos_token_id");
     });
-    expect(files.tokenizer.eosTokens).toEqual([2]); // <|im_end|>
+    expect(files.tokenizer?.eosTokens).toEqual([2]); // <|im_end|>
   });
 
   it("SentencePiece's joins by score", async () => {
@@ -106,6 +106,6 @@ describe("GGUF tokenizers", () => {
     expect(tokenizer.decode(tokenizer.encode("abc ä</s>"))).toBe("abc ä</s>");
     expect(tokenizer.encode("</s>")).not.toContain(2);
     expect(tokenizer.encodeWithSpecialTokens("</s>")).toEqual([2]);
-    expect(files.tokenizer.bosToken).toBeUndefined();
+    expect(files.tokenizer?.bosToken).toBeUndefined();
   });
 });

@@ -10,7 +10,10 @@ export interface ModelFiles {
   config: NativeLlamaConfig;
   files: string[];
   tensors: NativeTensor[];
-  tokenizer: TokenizerSource;
+  /** Instead of files and tensors: weights made from this seed. */
+  randomSeed?: number;
+  /** Absent for random models: token ids go in and out. */
+  tokenizer: TokenizerSource | undefined;
   /** Jinja source of the chat template; absent for base models. */
   chatTemplate: string | undefined;
 }

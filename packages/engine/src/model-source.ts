@@ -8,13 +8,14 @@ import { readGgufModel } from "./gguf-model.js";
 import { readHfFolder } from "./hf-folder.js";
 import { findHubSnapshot, hubCacheFolder, isHubModelId } from "./hub-cache.js";
 import type { ModelFiles } from "./model-files.js";
+import { isRandomModel, randomModel } from "./random-model.js";
 
 const require = createRequire(import.meta.url);
 
 /**
  * Reads the headers of a model.
- * @param source `"mini"` (the embedded model), a folder in Hugging Face's format, a `.gguf` file, or `"org/name"` from the
- *   hub cache. `"./mini"` is a folder.
+ * @param source `"mini"` (the embedded model), a folder in Hugging Face's format, a `.gguf` file, `"org/name"` from the
+ *   hub cache, or `"random:SHAPE"` (see {@link randomModel}). `"./mini"` is a folder.
  * @throws E_MODEL_NOT_FOUND that says where it looked and how to get the model; E_BAD_MODEL for a file that is wrong.
  */
 export async function resolveModel(source: string): Promise<ModelFiles> {
@@ -25,6 +26,7 @@ export async function resolveModel(source: string): Promise<ModelFiles> {
     );
   }
   if (source === "mini") return readMini();
+  if (isRandomModel(source)) return randomModel(source);
   const info = await stat(source).catch(() => undefined);
   if (info?.isDirectory()) return readFolder(source);
   if (info) {

@@ -39,7 +39,11 @@ export interface NativeLoadSpec {
   config: NativeLlamaConfig;
   files: string[];
   tensors: NativeTensor[];
-  device: "auto" | "cpu" | "cuda";
+  /** Instead of files and tensors, which are then empty: weights made from this seed. */
+  randomSeed?: number;
+  device: "cpu" | "cuda";
+  /** CUDA's number of the GPU. */
+  deviceIndex: number;
   weights: "auto" | "f32" | "bf16" | "int8";
   kvType: "auto" | "f32" | "f16" | "bf16";
   numPages: number;
@@ -49,6 +53,8 @@ export interface NativeLoadSpec {
   attention: AttentionPolicy;
   /** Most query tokens of one step; a longer prefill is cut into chunks of what is left beside running branches. */
   maxStepTokens: number;
+  /** On a GPU, whether the parts of a step are timed; on the CPU they always are. */
+  profile: boolean;
   /** Byte string of every token: token i is `tokenBytes[tokenByteOffsets[i] .. tokenByteOffsets[i + 1])`. For stop strings. */
   tokenBytes: Uint8Array;
   tokenByteOffsets: Uint32Array;
@@ -146,8 +152,6 @@ export interface NativeStepMessage {
 
 export interface NativeEngineInfo {
   device: "cpu" | "cuda";
-  /** Why this device: "auto: no CUDA driver found" and the like. */
-  deviceReason: string;
   description: string;
   weightFormat: string;
   kvType: string;
@@ -156,10 +160,14 @@ export interface NativeEngineInfo {
   kvBytesPerToken: number;
   numPages: number;
   pageSize: number;
+  /** Compute threads; 0 on a GPU. */
   numThreads: number;
 }
 
-/** Sums since load. Times in nanoseconds. */
+/**
+ * Sums since load. Times in nanoseconds; on a GPU those of linear, attention, sampling and otherForward are 0 unless the
+ * model was loaded with `profile`.
+ */
 export interface NativeStats {
   steps: number;
   decodedTokens: number;
@@ -202,6 +210,39 @@ export interface NativeEngine {
   dispose(): Promise<void>;
 }
 
+/** A GPU that this build can run on. */
+export interface NativeCudaDevice {
+  /** CUDA's number of it. */
+  index: number;
+  name: string;
+  /** major * 10 + minor */
+  computeCapability: number;
+  /** Multiprocessors. */
+  numProcessors: number;
+  totalBytes: number;
+  freeBytes: number;
+}
+
+export interface NativeCudaStatus {
+  /** Whether this addon has the CUDA code. */
+  isBuilt: boolean;
+  /** The newest CUDA version that the driver supports, 13000 for 13.0; 0 without a driver. */
+  driverVersion: number;
+  /** The CUDA version that the addon was compiled with; 0 without CUDA code. */
+  runtimeVersion: number;
+  devices: NativeCudaDevice[];
+  /** Why GPUs are missing in `devices` and what helps; "" when all can be used. */
+  problem: string;
+}
+
+/** What a model takes of a GPU's memory. */
+export interface NativeCudaMemory {
+  /** Weights, activations, workspaces and a margin for the driver. */
+  bytesWithoutKv: number;
+  /** K and V of one token, all layers. */
+  kvBytesPerToken: number;
+}
+
 /** One line of a plan, for inspection. */
 export interface NativeWorkItem {
   kvLen: number;
@@ -218,6 +259,10 @@ export interface NativeAddon {
    * ends the load between two tensors (E_ABORTED); it is not looked at afterwards.
    */
   load(spec: NativeLoadSpec, onStep: (message: NativeStepMessage) => void, signal?: AbortSignal): Promise<NativeEngine>;
+  /** [sync] Asks the driver, at each call anew; a few tenths of a second where a GPU has to wake up. Throws nothing. */
+  cudaStatus(): NativeCudaStatus;
+  /** [sync] Needs no GPU. */
+  cudaMemory(config: NativeLlamaConfig, maxStepTokens: number): NativeCudaMemory;
   /** [sync] Values of whole blocks of a GGUF or float type. */
   dequantize(dtype: string, bytes: Uint8Array): Float32Array;
   /** [sync] The plan of a tree in the format of docs/benchmarks.md, without a model. */

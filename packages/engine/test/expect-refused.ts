@@ -6,7 +6,7 @@ import { ModelTokenizer } from "../src/tokenizer.js";
 /** Loads as far as TypeScript goes: headers, config, tokenizer. */
 export async function loadHeaders(source: string): Promise<void> {
   const files = await resolveModel(source);
-  new ModelTokenizer(files.tokenizer, files.config.vocabSize);
+  new ModelTokenizer(files.tokenizer!, files.config.vocabSize);
 }
 
 /** A typed error that names `file`, at once, with nothing allocated for what the file claims. */

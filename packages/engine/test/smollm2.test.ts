@@ -52,7 +52,7 @@ function describeTokenizer(reference: Reference): void {
   let tokenizer: ModelTokenizer;
   beforeAll(async () => {
     const files = await resolveModel(model);
-    tokenizer = new ModelTokenizer(files.tokenizer, files.config.vocabSize);
+    tokenizer = new ModelTokenizer(files.tokenizer!, files.config.vocabSize);
   });
   it.each(reference.tokenizer)("$text", ({ text, plain, special }) => {
     expect(tokenizer.encode(text)).toEqual(plain);

@@ -1,0 +1,70 @@
+/** From a model's files and the user's options to what the addon loads: every default is decided here. */
+import { type CudaQueries, chooseDevice, cudaMaxStepTokens, cudaPageSize, type DeviceChoice } from "./device-choice.js";
+import type { EngineOptions } from "./engine-types.js";
+import { DeftreeError } from "./errors.js";
+import type { ModelFiles } from "./model-files.js";
+import type { NativeLoadSpec } from "./native-addon.js";
+import type { TokenByteTable } from "./token-bytes.js";
+
+const cpuPageSize = 16;
+const cpuMaxStepTokens = 256;
+const cpuKvBytes = 2 ** 30;
+const cpuContextsHeld = 4;
+
+/**
+ * @returns the spec, and why its device was chosen.
+ * @throws E_BAD_ARGUMENT, E_DEVICE
+ */
+export function makeLoadSpec(
+  model: ModelFiles,
+  options: EngineOptions,
+  byteTable: TokenByteTable,
+  cuda: CudaQueries,
+): { spec: NativeLoadSpec; deviceReason: string } {
+  const contextLen = contextLength(model, options);
+  const choice = chooseDevice(options, model, cuda);
+  const pageSize = options.pageSize ?? (choice.device === "cuda" ? cudaPageSize : cpuPageSize);
+  const kvTokens = options.kvTokens ?? defaultKvTokens(model, options, choice, contextLen);
+  const spec: NativeLoadSpec = {
+    config: { ...model.config, contextLen },
+    files: model.files,
+    tensors: model.tensors,
+    ...(model.randomSeed === undefined ? {} : { randomSeed: model.randomSeed }),
+    device: choice.device,
+    deviceIndex: choice.device === "cuda" ? choice.gpu.index : 0,
+    weights: options.weights ?? "auto",
+    kvType: options.kvType ?? "auto",
+    numPages: Math.ceil(kvTokens / pageSize),
+    pageSize,
+    numThreads: options.threads ?? 0,
+    attention: options.attention ?? "deft-flatten",
+    maxStepTokens: options.maxStepTokens ?? (choice.device === "cuda" ? cudaMaxStepTokens : cpuMaxStepTokens),
+    profile: options.profile ?? false,
+    tokenBytes: byteTable.bytes,
+    tokenByteOffsets: byteTable.offsets,
+  };
+  return { spec, deviceReason: choice.reason };
+}
+
+function contextLength({ config }: ModelFiles, options: EngineOptions): number {
+  const contextLength = options.contextLength ?? config.contextLen;
+  if (contextLength > config.contextLen) {
+    throw new DeftreeError(
+      "E_BAD_ARGUMENT",
+      `contextLength ${contextLength} is above the model's ${config.contextLen} tokens`,
+      { figures: { contextLength, modelContextLength: config.contextLen } },
+    );
+  }
+  return contextLength;
+}
+
+function defaultKvTokens(model: ModelFiles, options: EngineOptions, choice: DeviceChoice, contextLen: number): number {
+  if (choice.device === "cuda") return choice.kvTokens;
+  const { config, tensors } = model;
+  const { kvType = "auto", weights = "auto" } = options;
+  const hasF32Tensors = tensors.length > 0 && tensors.every(({ dtype }) => dtype === "F32");
+  const isF32 = weights === "f32" || (weights === "auto" && hasF32Tensors);
+  const elementBytes = kvType === "f32" || (kvType === "auto" && isF32) ? 4 : 2;
+  const bytesPerToken = 2 * config.numLayers * config.numKvHeads * config.headDim * elementBytes;
+  return Math.max(contextLen, Math.min(cpuContextsHeld * contextLen, Math.floor(cpuKvBytes / bytesPerToken)));
+}
