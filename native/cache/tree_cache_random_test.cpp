@@ -191,6 +191,7 @@ class RandomForest {
     }
     std::vector<SlotCopy> copies;
     below(2) == 0 ? cache_.accept_draft(id, path) : cache_.accept_draft(id, path, copies);
+    kv_.copy(copies);
     for (const int32_t j : path) branch.committed.push_back(branch.fresh[j]);
     branch.fresh.clear();
     branch.draft_parents.clear();
