@@ -283,3 +283,60 @@ export interface NativeAddon {
     partialStates: number;
   };
 }
+
+/** What {@link NativeAddon.benchAttention} measures; see native/attention/bench_tree.h. */
+export interface NativeAttentionBenchRequest {
+  nodes: { parent: number; len: number }[];
+  /** Node of each query. None: only the copy rate is measured. */
+  queries: number[];
+  policies: AttentionPolicy[];
+  device: "cpu" | "cuda";
+  numLayers: number;
+  numQoHeads: number;
+  numKvHeads: number;
+  headDim: number;
+  numRounds: number;
+  /** 0: chosen from the machine's cores. */
+  numThreads: number;
+  /** As an earlier call of the same run measured it; left out: measured now. */
+  copyBytesPerS?: number;
+}
+
+/** One policy. Times and bytes are of one step over all layers. */
+export interface NativeAttentionBenchRow {
+  policy: AttentionPolicy;
+  ms: number;
+  /** max(bytes of unique K/V, Q and O / copy rate, flops / matrix rate) */
+  floorMs: number;
+  /** floor*: with what the launches cost. The same as floorMs on the CPU. */
+  floorStarMs: number;
+  kvBytesRead: number;
+  kvBytesUnshared: number;
+  maskBytes: number;
+  partialBytes: number;
+  /** Of a layer; each is computed for every KV head. */
+  workItems: number;
+  launches: number;
+  /** Largest difference of an output element from attention in double precision. */
+  maxError: number;
+  /** That of the same computation key by key in the storage type; on a GPU. */
+  typeError?: number;
+}
+
+export interface NativeAttentionBench {
+  device: string;
+  kvType: string;
+  /** Read plus written. */
+  copyBytesPerS: number;
+  numQueries: number;
+  kvBytesUnique: number;
+  rows: NativeAttentionBenchRow[];
+}
+
+export interface NativeAddon {
+  /**
+   * Measures attention without a model, on a thread of its own. Throws E_BAD_ARGUMENT for a malformed request at once;
+   * `result` rejects with E_OOM, E_DEVICE, and E_ABORTED soon after `cancel`.
+   */
+  benchAttention(request: NativeAttentionBenchRequest): { result: Promise<NativeAttentionBench>; cancel(): void };
+}

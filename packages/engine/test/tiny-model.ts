@@ -89,7 +89,7 @@ interface TensorToWrite {
   data: Uint8Array;
 }
 
-function safetensorsFile(tensors: readonly TensorToWrite[]): Buffer {
+export function safetensorsFile(tensors: readonly TensorToWrite[]): Buffer {
   let end = 0;
   const header = Object.fromEntries(
     tensors.map(({ name, dtype, shape, data }) => {
