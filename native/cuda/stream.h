@@ -30,7 +30,17 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
 
+  cudaEvent_t get() const { return event_; }
   void record(const Stream& stream) { check(cudaEventRecord(event_, stream.get()), "cannot record a CUDA event"); }
+  // As record(), and in a stream that is being captured: a node that records the event at each launch of the graph.
+  void record_in_graph(const Stream& stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream.get(), &status), "cannot ask whether a stream is captured");
+    const unsigned flags = status == cudaStreamCaptureStatusActive ? cudaEventRecordExternal : cudaEventRecordDefault;
+    check(cudaEventRecordWithFlags(event_, stream.get(), flags), "cannot record a CUDA event");
+  }
+  // Waits until the event has happened; at once when it was never recorded.
+  void synchronize() const { check(cudaEventSynchronize(event_), "work on the GPU failed"); }
   // Milliseconds from `begin` to this event, both of which have happened.
   float ms_since(const Event& begin) const {
     float ms = 0;

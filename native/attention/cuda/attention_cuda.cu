@@ -98,18 +98,19 @@ bool DevicePlan::reserve(size_t plan_bytes, int num_queries, int num_partials) {
   return true;
 }
 
-void DevicePlan::upload(const Plan& plan, cudaStream_t stream) {
+bool DevicePlan::upload(const Plan& plan, cudaStream_t stream) {
   pack_plan(plan, shape_, device_.num_bins(shape_), packed_);
   if (packed_.header().max_rows > kMmaMaxRows)
     throw Error(ErrorCode::kBadArgument, "attention plan: a group of " + std::to_string(packed_.header().max_rows) +
                                              " rows; the kernels take " + std::to_string(kMmaMaxRows));
-  reserve(packed_.bytes.size(), plan.counters.num_queries, plan.num_partials);
+  const bool moved = reserve(packed_.bytes.size(), plan.counters.num_queries, plan.num_partials);
   cuda::check(cudaEventSynchronize(uploaded_), "the copy of the attention plan failed");
   std::memcpy(staging_.data(), packed_.bytes.data(), packed_.bytes.size());
   cuda::check(cudaMemcpyAsync(bytes_.data(), staging_.data(), packed_.bytes.size(), cudaMemcpyHostToDevice, stream),
               "cannot copy the attention plan to the GPU");
   cuda::check(cudaEventRecord(uploaded_, stream), "cannot record a CUDA event");
   begin_step(stream);
+  return moved;
 }
 
 void DevicePlan::begin_step(cudaStream_t stream) {

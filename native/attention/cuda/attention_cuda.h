@@ -40,8 +40,8 @@ class DevicePlan {
   // then be captured again.
   bool reserve(size_t plan_bytes, int num_queries, int num_partials);
   // Copies the plan to the device as work of `stream`, in one copy. Calls begin_step. Waits for the copy of the upload
-  // before it (long done in practice) because both use the same page-locked memory.
-  void upload(const Plan& plan, cudaStream_t stream);
+  // before it (long done in practice) because both use the same page-locked memory. Returns what reserve() returns.
+  bool upload(const Plan& plan, cudaStream_t stream);
   // Must come before the first layer of each step, also in a captured graph that is replayed without an upload:
   // layers count the states that arrived, from zero.
   void begin_step(cudaStream_t stream);
