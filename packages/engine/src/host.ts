@@ -1,5 +1,9 @@
 import { loadAddon } from "./addon-loader.js";
 import { hubCacheFolder } from "./hub-cache.js";
+import type { NativeCudaStatus } from "./native-addon.js";
+
+/** GPUs, driver and build, as the addon sees them. */
+export type CudaReport = NativeCudaStatus;
 
 /** What deftree found on this machine; for `deftree doctor` and bug reports. */
 export interface HostReport {
@@ -7,6 +11,8 @@ export interface HostReport {
   /** The instruction set whose kernels run: "scalar", "avx2", "avx512", "amx". */
   cpuLevel: string;
   cpuFeatures: Record<string, boolean>;
+  /** Which GPUs can be used, and why others cannot. */
+  cuda: CudaReport;
   /** Where models given as org/name are looked up. */
   hubCache: string;
 }
@@ -18,6 +24,7 @@ export function inspectHost(): HostReport {
     addonVersion: addon.version,
     cpuLevel: addon.cpu.level,
     cpuFeatures: addon.cpu.features,
+    cuda: addon.cudaStatus(),
     hubCache: hubCacheFolder(),
   };
 }

@@ -17,5 +17,5 @@ export type {
   TextTokenizer,
 } from "./engine-types.js";
 export { DeftreeError, type DeftreeErrorCode } from "./errors.js";
-export { type HostReport, inspectHost } from "./host.js";
+export { type CudaReport, type HostReport, inspectHost } from "./host.js";
 export type { NativeStats } from "./native-addon.js";

@@ -1,22 +1,24 @@
-/** The contract over the native engine on a CPU: small random models in several formats, and mini, under every policy. */
+/** The contract over the native engine: small random models in several formats, and mini, under every policy. */
 import { existsSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
-import { attentionPolicies, Engine } from "../src/index.js";
+import { attentionPolicies, Engine, inspectHost } from "../src/index.js";
 import { describeBranchEngine } from "./engine.contract.js";
 import { temporaryFolder } from "./temporary-folder.js";
+import { testDevice } from "./test-device.js";
 import { writeTinyModel } from "./tiny-model.js";
 
 const root = temporaryFolder();
-const options = { device: "cpu", threads: 2, kvTokens: 8192 } as const;
+const options = { device: testDevice, threads: 2, kvTokens: 8192 } as const;
 const f32 = writeTinyModel(path.join(root, "f32"), { dtype: "F32" });
 const bf16 = writeTinyModel(path.join(root, "bf16"), { dtype: "BF16", tied: false, numShards: 3 });
 
 describeBranchEngine("tiny model, F32", () => Engine.load(f32, options));
 describeBranchEngine("tiny model, BF16 in shards, untied", () => Engine.load(bf16, options));
-describeBranchEngine("tiny model, int8 weights, steps of 32 tokens", () =>
-  Engine.load(f32, { ...options, weights: "int8", maxStepTokens: 32 }),
+const smallestWeights = testDevice === "cpu" ? "int8" : "bf16";
+describeBranchEngine(`tiny model, ${smallestWeights} weights, steps of 32 tokens`, () =>
+  Engine.load(f32, { ...options, weights: smallestWeights, maxStepTokens: 32 }),
 );
 for (const attention of attentionPolicies.slice(1)) {
   describeBranchEngine(`tiny model, F32, ${attention}`, () => Engine.load(f32, { ...options, attention }));
@@ -30,14 +32,14 @@ describe("Engine.load", () => {
   it("says what it loaded", async () => {
     await using engine = await Engine.load(bf16, { ...options, contextLength: 256 });
     expect(engine.info).toMatchObject({
-      device: "cpu",
+      device: testDevice,
       modelName: "bf16",
       contextLength: 256,
       attention: "deft-flatten",
       pageSize: 16,
-      numThreads: 2,
+      numThreads: testDevice === "cpu" ? 2 : 0,
+      deviceReason: expect.stringMatching(`^${testDevice}: asked for`),
     });
-    expect(engine.info.deviceReason).not.toBe("");
     expect(engine.info.numPages).toBe(8192 / 16);
     expect(engine.info.weightBytes).toBeGreaterThan(0);
   });
@@ -81,12 +83,26 @@ describe("Engine.load", () => {
     await expect(loading).rejects.toMatchObject({ code: "E_BAD_ARGUMENT", message: expect.stringMatching(message) });
   });
 
-  it("refuses CUDA where there is none, with the reason", async () => {
-    const auto = await Engine.load(f32, { ...options, device: "auto" });
-    const { device } = auto.info;
-    await auto.dispose();
-    if (device === "cuda") return;
-    await expect(Engine.load(f32, { ...options, device: "cuda" })).rejects.toMatchObject({ code: "E_DEVICE" });
+  it.skipIf(inspectHost().cuda.devices.length > 0)(
+    "without a GPU takes the CPU or refuses, with the reason",
+    async () => {
+      const { problem } = inspectHost().cuda;
+      expect(problem).not.toBe("");
+      await using auto = await Engine.load(f32, { ...options, device: "auto" });
+      expect(auto.info).toMatchObject({ device: "cpu", deviceReason: `auto: ${problem}` });
+      await expect(Engine.load(f32, { ...options, device: "cuda" })).rejects.toMatchObject({
+        code: "E_DEVICE",
+        message: `device "cuda" cannot be used: ${problem}`,
+      });
+    },
+  );
+
+  it.skipIf(testDevice === "cpu")("says how much memory is wanted and free where a GPU has too little", async () => {
+    await expect(Engine.load("random:llama-3-8b", { device: "cuda", kvTokens: 2 ** 26 })).rejects.toMatchObject({
+      code: "E_OOM",
+      message: expect.stringMatching(/GiB.*GiB/),
+      figures: { wantedBytes: expect.any(Number), freeBytes: expect.any(Number) },
+    });
   });
 
   it("can be aborted", async () => {
