@@ -8,6 +8,7 @@
 
 #include "attention/plan.h"
 #include "attention/tree_snapshot_builder.h"
+#include "binding/bench.h"
 #include "binding/decode.h"
 #include "binding/encode.h"
 #include "binding/engine_host.h"
@@ -169,6 +170,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("load", Napi::Function::New<load>(env, "load"));
     exports.Set("dequantize", Napi::Function::New<dequantize>(env, "dequantize"));
     exports.Set("plan", Napi::Function::New<plan>(env, "plan"));
+    exports.Set("benchAttention", Napi::Function::New<bench_attention>(env, "benchAttention"));
     exports.Set("cudaStatus", Napi::Function::New<cuda_status>(env, "cudaStatus"));
     exports.Set("cudaMemory", Napi::Function::New<cuda_memory>(env, "cudaMemory"));
     return exports;

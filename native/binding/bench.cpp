@@ -114,21 +114,30 @@ class BenchTask {
       if (const auto running = weak.lock()) running->cancel_ = true;
     });
     task->function_ = Napi::TypedThreadSafeFunction<BenchTask, void, settle>::New(
-        env, "deftree benchmark", 1, 1, task.get(), [owner = task](Napi::Env, void*, BenchTask*) { owner->stop(); },
+        env, "deftree benchmark", 1, 1, task.get(), [owner = task](Napi::Env finalized, void*, BenchTask*) {
+          owner->stop();
+          napi_remove_env_cleanup_hook(finalized, environment_ends, owner.get());
+        },
         static_cast<void*>(nullptr));
+    // Added after the function's own hook, so it runs before that one: the thread is joined while the function lives.
     napi_add_env_cleanup_hook(env, environment_ends, task.get());
     task->process_ends_ = Napi::Persistent(Napi::Function::New(env, [weak = std::weak_ptr(task)](const Napi::CallbackInfo&) {
       if (const auto running = weak.lock()) running->stop();
     }));
     process(env, "once", task->process_ends_.Value());
-    task->thread_ = std::thread([raw = task.get()] { raw->work(); });
+    try {
+      task->thread_ = std::thread([raw = task.get()] { raw->work(); });
+    } catch (...) {
+      task->function_.Release();
+      throw;
+    }
     Napi::Object handle = Napi::Object::New(env);
     handle.Set("result", promise);
     handle.Set("cancel", cancel);
     return handle;
   }
 
-  BenchTask(Napi::Env env, Request request) : env_(env), request_(std::move(request)), deferred_(env) {}
+  BenchTask(Napi::Env env, Request request) : request_(std::move(request)), deferred_(env) {}
 
  private:
   // process.exit() ends the process with no environment cleanup on the main thread.
@@ -162,13 +171,11 @@ class BenchTask {
   static void settle(Napi::Env env, Napi::Function, BenchTask* task, void*) {
     if (env == nullptr) return;
     task->stop();
-    napi_remove_env_cleanup_hook(env, environment_ends, task);
     process(env, "removeListener", task->process_ends_.Value());
     if (task->error_) task->deferred_.Reject(to_js_error(env, *task->error_).Value());
     else task->deferred_.Resolve(encode_bench(env, task->bench_));
   }
 
-  Napi::Env env_;
   Request request_;
   std::atomic<bool> cancel_{false};
   std::thread thread_;

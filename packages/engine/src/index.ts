@@ -1,3 +1,4 @@
+export { benchAttention } from "./attention-bench.js";
 export { Engine } from "./engine.js";
 export { attentionPolicies } from "./engine-options.js";
 export type {
@@ -18,4 +19,9 @@ export type {
 } from "./engine-types.js";
 export { DeftreeError, type DeftreeErrorCode } from "./errors.js";
 export { type CudaReport, type HostReport, inspectHost } from "./host.js";
-export type { NativeStats } from "./native-addon.js";
+export type {
+  NativeAttentionBench,
+  NativeAttentionBenchRequest,
+  NativeAttentionBenchRow,
+  NativeStats,
+} from "./native-addon.js";
