@@ -134,6 +134,8 @@ export interface EngineBranch {
 export interface EngineInfo extends NativeEngineInfo {
   /** Why this device: "auto: no NVIDIA driver was found ..." and the like. */
   deviceReason: string;
+  /** Of `weightBytes`, those that every step reads: all but an embedding table that is not the lm_head too. */
+  stepWeightBytes: number;
   modelPath: string;
   modelName: string;
   contextLength: number;

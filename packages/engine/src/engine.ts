@@ -10,6 +10,7 @@ import { resolveModel } from "./model-source.js";
 import type { AttentionPolicy, NativeAddon, NativeCommand, NativeEngine, NativeStats } from "./native-addon.js";
 import { TokenIdsOnly } from "./random-model.js";
 import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
+import { shareReadEachStep } from "./tensor-table.js";
 import { ModelTokenizer } from "./tokenizer.js";
 
 /**
@@ -55,8 +56,10 @@ export class Engine implements BranchEngine {
     const native = await unlessAborted(loading, signal).catch((cause) => {
       throw fromAddon(cause);
     });
+    const nativeInfo = native.info();
     const info: EngineInfo = {
-      ...native.info(),
+      ...nativeInfo,
+      stepWeightBytes: Math.round(nativeInfo.weightBytes * shareReadEachStep(files.config)),
       deviceReason,
       modelPath: files.path,
       modelName: files.name,

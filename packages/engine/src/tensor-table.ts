@@ -25,6 +25,15 @@ export function expectedTensors(config: NativeLlamaConfig): Map<string, number[]
   return shapes;
 }
 
+/** Of all elements of the weights, those that every step reads: of an embedding table of its own it reads some rows only. */
+export function shareReadEachStep(config: NativeLlamaConfig): number {
+  if (config.tieWordEmbeddings) return 1;
+  const numElements = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
+  const shapes = expectedTensors(config);
+  const all = [...shapes.values()].reduce((sum, shape) => sum + numElements(shape), 0);
+  return 1 - numElements(shapes.get("model.embed_tokens.weight")!) / all;
+}
+
 /**
  * Picks the model's tensors out of a file's. Others are left out, but a bias is refused: ignoring it would change results.
  * @throws E_BAD_MODEL that names the tensor, what the config implies and what the file has.
