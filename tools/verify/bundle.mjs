@@ -25,7 +25,10 @@ const vitestManifest = join(packageFolder("vitest", join(root, "package.json")),
 await build({
   config: false,
   entry: Object.fromEntries(
-    ["model.ts", "bad-input.ts", "contract.mjs"].map((file) => [parse(file).name, join(here, file)]),
+    ["model.ts", "gguf-to-folder.ts", "bad-input.ts", "contract.mjs"].map((file) => [
+      parse(file).name,
+      join(here, file),
+    ]),
   ),
   outDir: output,
   format: "esm",

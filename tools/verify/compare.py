@@ -32,6 +32,16 @@ class Errors:
         self.largest = float(difference.max().sqrt())
 
 
+def run_engine(request: pathlib.Path, folder: pathlib.Path, options, node) -> tuple[dict, torch.Tensor]:
+    """What model.ts wrote: result.json, and the logits as [rows, vocab_size]."""
+    engine = subprocess.run(node(options, "model", request, folder), text=True, capture_output=True, timeout=400)
+    if engine.returncode != 0:
+        raise RuntimeError(f"the engine ended with {engine.returncode}:\n{engine.stdout}{engine.stderr}")
+    result = json.loads((folder / "result.json").read_text())
+    logits = np.fromfile(folder / "logits.bin", np.float32)
+    return result, torch.from_numpy(logits.reshape(-1, result["info"]["vocabSize"]))
+
+
 def compare_model(shape: str, folder: pathlib.Path, options, table, node) -> None:
     """Adds the lines of one shape to the table. The processes take turns on the device: writer, engine, transformers."""
     sizes = CPU_SIZES if shape.startswith("small") else GPU_SIZES
@@ -47,15 +57,8 @@ def compare_model(shape: str, folder: pathlib.Path, options, table, node) -> Non
     request.write_text(json.dumps(schedule | {
         "model": str(checkpoint), "nanToken": nan_token(shape),
         "options": {"device": options.device, "kvTokens": sizes["kvTokens"], "maxStepTokens": sizes["maxStepTokens"]}}))
-    engine = subprocess.run(node(options, "model", request, folder), text=True, capture_output=True, timeout=400)
-    if engine.returncode != 0:
-        print(engine.stdout + engine.stderr)
-        table.add("model", f"{shape}: engine", f"exit code {engine.returncode}", "", False)
-        return
-    result = json.loads((folder / "result.json").read_text())
+    result, ours = run_engine(request, folder, options, node)
     rows, finals = rows_of(schedule)
-    vocab_size = SHAPES[shape]["vocab_size"]
-    ours = torch.from_numpy(np.fromfile(folder / "logits.bin", np.float32).reshape(len(rows), vocab_size))
     ran = time.monotonic()
 
     greedy = {branch: result["greedy"][branch] for branch in finals}
@@ -72,7 +75,7 @@ def compare_model(shape: str, folder: pathlib.Path, options, table, node) -> Non
     shutil.rmtree(checkpoint)
 
     info = result["info"]
-    print(f"    {shape}: {len(rows)} rows of {vocab_size} logits, weights {info['weightFormat']}, KV {info['kvType']}; "
+    print(f"    {shape}: {len(rows)} rows of {info['vocabSize']} logits, weights {info['weightFormat']}, KV {info['kvType']}; "
           f"checkpoint {made - started:.1f} s, load {result['loadMs'] / 1000:.1f} s, engine {result['runMs'] / 1000:.1f} s, "
           f"transformers {time.monotonic() - ran:.1f} s")
     table.add("model", f"{shape}: pages lost", str(result["pagesLost"]), "0", result["pagesLost"] == 0)

@@ -7,8 +7,7 @@ import path from "node:path";
 import { loadAddon } from "../../packages/engine/src/addon-loader.js";
 import { readRange } from "../../packages/engine/src/file-reader.js";
 import { readGgufModel } from "../../packages/engine/src/gguf-model.js";
-import { safetensorsFile } from "../../packages/engine/test/safetensors-writer.js";
-import { hfConfig } from "../../packages/engine/test/tiny-model.js";
+import { hfConfig, safetensorsFile } from "../../packages/engine/test/tiny-model.js";
 
 const [file, folder] = process.argv.slice(2);
 if (!file || !folder) throw new Error("usage: gguf-to-folder FILE.gguf FOLDER");

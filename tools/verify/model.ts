@@ -15,7 +15,7 @@ interface Request {
   model: string;
   options: EngineOptions;
   /** A token whose keys and values are NaN; every page is filled with it before the schedule runs. */
-  nanToken: number;
+  nanToken: number | null;
   prompt: number[][];
   rounds: {
     attention: AttentionPolicy | null;
@@ -34,7 +34,7 @@ const request = JSON.parse(readFileSync(requestFile, "utf8")) as Request;
 const startedAt = performance.now();
 await using engine = await Engine.load(request.model, request.options);
 const loadedAt = performance.now();
-await poisonPages();
+if (request.nanToken !== null) await poisonPages(request.nanToken);
 
 const output = openSync(path.join(folder, "logits.bin"), "w");
 const branches = new Map<string, EngineBranch>([["r", engine.branch()]]);
@@ -100,9 +100,9 @@ async function decodeForced(target: EngineBranch, tokens: readonly number[]): Pr
 }
 
 /** Afterwards a kernel that reads a slot which no token owns reads NaN, in every layer. */
-async function poisonPages(): Promise<void> {
+async function poisonPages(nanToken: number): Promise<void> {
   const { numPages, pageSize } = engine.info;
   using filler = engine.branch();
-  await filler.extend(Array<number>(numPages * pageSize).fill(request.nanToken));
+  await filler.extend(Array<number>(numPages * pageSize).fill(nanToken));
   if (engine.stats().freePages !== 0) throw new Error(`${engine.stats().freePages} pages were not poisoned`);
 }

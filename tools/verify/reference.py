@@ -17,18 +17,20 @@ def leaves_of(paths: list[list[int]]) -> list[list[int]]:
 
 
 class Reference:
-    """The checkpoint, first as it is (bfloat16), then in float32."""
+    """A checkpoint in bfloat16, or in float32: then float32 throughout, with attention as plain matrix products."""
 
-    def __init__(self, folder: pathlib.Path, device: str):
+    def __init__(self, folder: pathlib.Path, device: str, dtype: torch.dtype = torch.bfloat16):
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.device = device
         # Straight to the GPU: that needs the package accelerate.
         placement = {} if device == "cpu" else {"device_map": device}
-        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, **placement).eval()
+        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=dtype, **placement).eval()
+        if dtype == torch.float32:
+            self.to_float32()
 
     def to_float32(self) -> None:
-        """float32 throughout, attention as plain matrix products."""
+        """Only for a checkpoint whose weights are bfloat16: other ones have lost digits by now."""
         self.model.float()
         self.model.set_attn_implementation("eager")
 
