@@ -15,6 +15,7 @@
 #include "binding/errors.h"
 #include "binding/fields.h"
 #include "common/cpu_features.h"
+#include "cuda/cublas_library.h"
 #include "cuda/device_list.h"
 #include "engine/backend.h"
 #include "model/dtype.h"
@@ -120,6 +121,10 @@ Napi::Value cuda_status(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value { return encode_cuda_status(info.Env(), query_cuda()); });
 }
 
+Napi::Value find_cublas_lt(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return Napi::String::New(info.Env(), deftree::find_cublas_lt()); });
+}
+
 Napi::Value cuda_memory(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     ModelSpec model;
@@ -172,6 +177,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     exports.Set("plan", Napi::Function::New<plan>(env, "plan"));
     exports.Set("benchAttention", Napi::Function::New<bench_attention>(env, "benchAttention"));
     exports.Set("cudaStatus", Napi::Function::New<cuda_status>(env, "cudaStatus"));
+    exports.Set("findCublasLt", Napi::Function::New<find_cublas_lt>(env, "findCublasLt"));
     exports.Set("cudaMemory", Napi::Function::New<cuda_memory>(env, "cudaMemory"));
     return exports;
   });

@@ -5,63 +5,21 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
-#include <filesystem>
 #include <map>
-#include <sstream>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "common/error.h"
+#include "cuda/cublas_library.h"
 
 namespace deftree {
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what cuBLAS itself takes on compute capability 9.0
-
-// The folders of a toolkit: an installed one has lib64, one of Python packages (nvidia/cu13) has lib.
-void add_toolkit(std::vector<fs::path>& folders, const fs::path& root) {
-  folders.push_back(root / "lib64");
-  folders.push_back(root / "lib");
-}
-
-std::vector<fs::path> library_folders() {
-  std::vector<fs::path> folders{""};  // the loader's own path
-  for (const char* name : {"CUDA_HOME", "CUDA_PATH"}) {
-    const char* root = std::getenv(name);
-    if (root != nullptr && *root != '\0') add_toolkit(folders, root);
-  }
-  if (const char* path = std::getenv("PATH")) {
-    std::istringstream entries(path);
-    for (std::string entry; std::getline(entries, entry, ':');) {
-      std::error_code failed;
-      const fs::path nvcc = fs::canonical(fs::path(entry) / "nvcc", failed);  // fails where there is none
-      if (!failed) add_toolkit(folders, nvcc.parent_path().parent_path());
-    }
-  }
-  add_toolkit(folders, "/usr/local/cuda");
-  return folders;
-}
-
-void* open_library() {
-  std::string tried;
-  for (const fs::path& folder : library_folders()) {
-    for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-      const std::string path = (folder / name).string();
-      if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
-      tried += (tried.empty() ? "" : ", ") + path;
-    }
-  }
-  throw Error(ErrorCode::kDevice, "cuBLASLt was not found; install CUDA's cuBLAS 12 or 13 and set CUDA_HOME to the toolkit. "
-                                  "Tried: " + tried);
-}
 
 // Functions of the library, typed from its header.
 struct Api {
-  void* library = open_library();
+  void* library = open_cublas_lt();
 
 #define DEFTREE_CUBLAS_LT(name) decltype(&::cublasLt##name) name = load<decltype(&::cublasLt##name)>("cublasLt" #name)
   DEFTREE_CUBLAS_LT(Create);

@@ -12,8 +12,7 @@ namespace deftree {
 
 class CublasLt {
  public:
-  // Loads libcublasLt.so.13 or .12 from, in this order, the loader's own path, CUDA_HOME, CUDA_PATH, the toolkit of the nvcc
-  // in PATH and /usr/local/cuda. Throws kDevice with the places it looked at.
+  // Opens the library by open_cublas_lt(). Throws kDevice as it does.
   CublasLt();
   ~CublasLt();
   CublasLt(const CublasLt&) = delete;

@@ -1,9 +1,15 @@
 import { loadAddon } from "./addon-loader.js";
 import { hubCacheFolder } from "./hub-cache.js";
-import type { NativeCudaStatus } from "./native-addon.js";
+import { fromAddon } from "./step-dispatcher.js";
+import type { NativeAddon, NativeCudaStatus } from "./native-addon.js";
 
 /** GPUs, driver and build, as the addon sees them. */
-export type CudaReport = NativeCudaStatus;
+export interface CudaReport extends NativeCudaStatus {
+  /** The library of matrix products that was found, "" for none. */
+  cublasLt: string;
+  /** Where it was looked for when there is none. */
+  cublasLtProblem: string;
+}
 
 /** What deftree found on this machine; for `deftree doctor` and bug reports. */
 export interface HostReport {
@@ -24,7 +30,16 @@ export function inspectHost(): HostReport {
     addonVersion: addon.version,
     cpuLevel: addon.cpu.level,
     cpuFeatures: addon.cpu.features,
-    cuda: addon.cudaStatus(),
+    cuda: inspectCuda(addon),
     hubCache: hubCacheFolder(),
   };
+}
+
+function inspectCuda(addon: NativeAddon): CudaReport {
+  const status = addon.cudaStatus();
+  try {
+    return { ...status, cublasLt: addon.findCublasLt(), cublasLtProblem: "" };
+  } catch (error) {
+    return { ...status, cublasLt: "", cublasLtProblem: fromAddon(error).message };
+  }
 }

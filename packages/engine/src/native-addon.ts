@@ -261,6 +261,8 @@ export interface NativeAddon {
   load(spec: NativeLoadSpec, onStep: (message: NativeStepMessage) => void, signal?: AbortSignal): Promise<NativeEngine>;
   /** [sync] Asks the driver, at each call anew; a few tenths of a second where a GPU has to wake up. Throws nothing. */
   cudaStatus(): NativeCudaStatus;
+  /** [sync] The file of cuBLASLt that a GPU's matrix products would use. Throws E_DEVICE with the places it looked at. */
+  findCublasLt(): string;
   /** [sync] Needs no GPU. */
   cudaMemory(config: NativeLlamaConfig, maxStepTokens: number): NativeCudaMemory;
   /** [sync] Values of whole blocks of a GGUF or float type. */
