@@ -96,7 +96,7 @@ async function checkMemory(what: string, work: () => Promise<string>): Promise<v
   check(`memory ${what}`, `${verdict} of ${(before / 2 ** 30).toFixed(2)} GiB free (${outcome})`, /^nothing lost/);
 }
 
-/** Four branches of a search want more tokens than there are pages; four others are content. None loses a token. */
+/** Four branches of a search want more tokens than there are pages; four others are modest. None loses a token. */
 async function checkFullPages(): Promise<void> {
   await using engine = await Engine.load(tiny, { device, kvTokens: 640 });
   await using roomy = await Engine.load(tiny, { device, kvTokens: 8192 });
@@ -111,11 +111,11 @@ async function checkFullPages(): Promise<void> {
     return `${verdict}: logits ${difference.toExponential(1)} apart after ${decoded[index]!.tokens.length} tokens`;
   };
   for (let index = 0; index < 4; index++) {
-    check(`content branch ${index}`, decoded[index]!.end, /^length$/);
+    check(`modest branch ${index}`, decoded[index]!.end, /^length$/);
     check("its logits, against those with pages enough", await same(index), /^within/);
   }
   for (let index = 4; index < 8; index++)
-    check(`greedy branch ${index}`, decoded[index]!.end, /^E_KV_FULL .*wanted.*free/);
+    check(`wanting branch ${index}`, decoded[index]!.end, /^E_KV_FULL .*wanted.*free/);
   for (let index = 5; index < 8; index++) children[index]!.prune();
   check("branch 4's logits, when the others are pruned", await same(4), /^within/);
   check("branch 0 goes on", (await decodeAsFarAs(children[0]!, 64)).end, /^length$/);

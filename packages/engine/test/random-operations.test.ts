@@ -3,6 +3,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type BranchEngine, Engine, type EngineBranch } from "../src/index.js";
 import { temporaryFolder } from "./temporary-folder.js";
+import { exactness, testDevice } from "./test-device.js";
 import { writeTinyModel } from "./tiny-model.js";
 
 const folder = writeTinyModel(path.join(temporaryFolder(), "tiny"));
@@ -26,8 +27,8 @@ describe("random operations", () => {
   let alone: BranchEngine;
   beforeAll(async () => {
     // Few pages, so that eviction and pausing happen; the other engine has plenty.
-    engine = await Engine.load(folder, { device: "cpu", threads: 2, kvTokens: 1024, maxStepTokens: 48 });
-    alone = await Engine.load(folder, { device: "cpu", threads: 1, kvTokens: 4096 });
+    engine = await Engine.load(folder, { device: testDevice, threads: 2, kvTokens: 1024, maxStepTokens: 48 });
+    alone = await Engine.load(folder, { device: testDevice, threads: 1, kvTokens: 4096 });
   });
   afterAll(async () => {
     await engine?.dispose();
@@ -41,7 +42,7 @@ describe("random operations", () => {
     await fresh.extend(tokens);
     const [actual, expected] = [await branch.logits(), await fresh.logits()];
     const worst = expected.reduce((worst, logit, index) => Math.max(worst, Math.abs(logit - actual[index]!)), 0);
-    expect(worst).toBeLessThan(1e-3);
+    expect(worst).toBeLessThan(exactness.bitwise ? 1e-3 : exactness.logprob);
   }
 
   it.each([1, 2, 3, 4])("seed %i", { timeout: 120_000 }, async (seed) => {
