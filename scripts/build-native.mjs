@@ -2,14 +2,18 @@
 //
 //   node scripts/build-native.mjs [--tests] [--sanitize address,undefined|thread]
 //
-// --tests adds the native test programs, build/native-tests/*_test. --sanitize builds a copy of everything in
+// --tests adds the native test programs, build/native-tests/*_test. --sanitize builds a copy of everything but CUDA in
 // build/sanitize-<name>/. All progress goes to stderr.
+//
+// CUDA is built in when nvcc 12.8 or newer is found. DEFTREE_CUDA: "off" leaves it out, "on" fails without nvcc.
+// DEFTREE_CUDA_ARCHS: compute capabilities to compile for; by default those of this machine's GPUs, or 80,89,90a.
 import { spawnSync } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { chooseCuda } from "./choose-cuda.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
@@ -31,10 +35,10 @@ function missing(tool) {
 const has = (tool) => spawnSync(tool, ["--version"], { stdio: "ignore" }).status === 0;
 
 /** Runs a command with its output on stderr; ends the process when it fails. */
-function run(command, args) {
+function run(command, args, wayOut = "") {
   const result = spawnSync(command, args, { cwd: root, stdio: ["ignore", 2, 2] });
   if (result.error) fail(`${command} could not be started: ${result.error.message}`);
-  if (result.status !== 0) fail(`${command} ${args[0]} failed, see above`);
+  if (result.status !== 0) fail(`${command} ${args[0]} failed, see above${wayOut}`);
 }
 
 function isAlive(pid) {
@@ -79,25 +83,33 @@ const tree = join(output, "cmake");
 mkdirSync(tree, { recursive: true });
 lock(join(output, "build.lock"));
 
-const addonDirectory = join(output, "native");
-const configuration = [
-  ["CMAKE_BUILD_TYPE", "Release"],
-  ["CMAKE_LIBRARY_OUTPUT_DIRECTORY", addonDirectory],
-  ["CMAKE_RUNTIME_OUTPUT_DIRECTORY", join(output, "native-tests")],
-  ["DEFTREE_SANITIZE", options.sanitize ?? ""],
-  // Once asked for, tests stay part of the tree: switching back and forth would configure anew each time.
-  ...(options.tests ? [["DEFTREE_TESTS", "ON"]] : []),
-].map(([name, value]) => `-D${name}=${value}`);
-const wanted = JSON.stringify(configuration);
 const stamp = join(tree, "configured.json");
-const configured = existsSync(stamp) ? readFileSync(stamp, "utf8") : "";
-const testsConfigured = configured.includes("DEFTREE_TESTS=ON");
-if (configured !== wanted && !(testsConfigured && !options.tests)) {
+const before = existsSync(stamp) ? JSON.parse(readFileSync(stamp, "utf8")) : {};
+const cuda = options.sanitize ? { reason: "left out of sanitizer builds" } : chooseCuda(root);
+if (process.env.DEFTREE_CUDA === "on" && !cuda.nvcc) fail(`DEFTREE_CUDA is "on", but ${cuda.reason}`);
+const wayOut = cuda.nvcc ? "; DEFTREE_CUDA=off builds without CUDA" : "";
+const wanted = {
+  CMAKE_BUILD_TYPE: "Release",
+  CMAKE_LIBRARY_OUTPUT_DIRECTORY: join(output, "native"),
+  CMAKE_RUNTIME_OUTPUT_DIRECTORY: join(output, "native-tests"),
+  DEFTREE_SANITIZE: options.sanitize ?? "",
+  // Once asked for, tests stay part of the tree: switching back and forth would configure anew each time.
+  DEFTREE_TESTS: options.tests ? "ON" : (before.DEFTREE_TESTS ?? "OFF"),
+  DEFTREE_CUDA: cuda.nvcc ? "ON" : "OFF",
+  ...(cuda.nvcc ? { CMAKE_CUDA_COMPILER: cuda.nvcc, DEFTREE_CUDA_ARCHS: cuda.architectures } : {}),
+};
+if (JSON.stringify(before) !== JSON.stringify(wanted)) {
+  console.error(`build-native: CUDA: ${cuda.reason}`);
+  // CMake keeps the CUDA compiler that it first met.
+  const { CMAKE_CUDA_COMPILER: nvccBefore } = before;
+  if (nvccBefore && cuda.nvcc && nvccBefore !== cuda.nvcc) {
+    rmSync(tree, { recursive: true });
+    mkdirSync(tree);
+  }
   const generator = existsSync(join(tree, "CMakeCache.txt")) || !has("ninja") ? [] : ["-G", "Ninja"];
-  run("cmake", ["-S", join(root, "native"), "-B", tree, ...generator, ...configuration]);
-  const handle = openSync(stamp, "w");
-  writeSync(handle, wanted);
-  closeSync(handle);
+  const definitions = Object.entries(wanted).map(([name, value]) => `-D${name}=${value}`);
+  run("cmake", ["-S", join(root, "native"), "-B", tree, ...generator, ...definitions], wayOut);
+  writeFileSync(stamp, JSON.stringify(wanted));
 }
 const targets = options.tests ? [] : ["--target", "deftree_addon"];
-run("cmake", ["--build", tree, "--parallel", String(availableParallelism()), ...targets]);
+run("cmake", ["--build", tree, "--parallel", String(availableParallelism()), ...targets], wayOut);
