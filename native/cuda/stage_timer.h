@@ -18,6 +18,9 @@ class StageTimer {
 
   // The next enter() is the first of a step.
   void restart() { num_marks_ = 0; }
+  // Marks since restart(), and: a graph with so many marks was launched.
+  size_t num_marks() const { return num_marks_; }
+  void launched(size_t num_marks) { num_marks_ = num_marks; }
   // What follows on the stream belongs to `stage`; kNumStages ends the step.
   void enter(int stage, const Stream& stream) {
     if (num_marks_ == marks_.size()) marks_.push_back({std::make_unique<Event>(), stage});

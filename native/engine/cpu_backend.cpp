@@ -14,6 +14,7 @@
 #include "common/error.h"
 #include "common/thread_pool.h"
 #include "engine/backend.h"
+#include "engine/step_checks.h"
 #include "model/llama.h"
 #include "model/ops.h"
 #include "model/weights.h"
@@ -45,13 +46,7 @@ BackendOptions checked(const BackendOptions& options) {
   if (options.page_size < 8 || options.page_size > 256 || (options.page_size & (options.page_size - 1)) != 0) {
     bad_option("page_size is " + std::to_string(options.page_size) + ", supported are powers of two from 8 to 256");
   }
-  if (options.num_pages < 1 || options.num_pages > std::numeric_limits<int32_t>::max() / options.page_size) {
-    bad_option("num_pages is " + std::to_string(options.num_pages) + ", supported are 1 to " +
-               std::to_string(std::numeric_limits<int32_t>::max() / options.page_size));
-  }
-  if (options.max_step_tokens < 1 || options.max_step_tokens > (1 << 20)) {
-    bad_option("max_step_tokens is " + std::to_string(options.max_step_tokens) + ", supported are 1 to 1048576");
-  }
+  check_sizes(options);
   return options;
 }
 
@@ -130,7 +125,7 @@ class CpuBackend final : public Backend {
   attention::PlanDevice plan_device() const override { return attention::cpu_plan_device(pool_.num_threads()); }
 
   void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) override {
-    check(batch);
+    check_step(batch, weights_.config.vocab_size, options_);
     num_logits_ = 0;
     BackendTimes& times = ops_.times();
     const int64_t inside_before = times.linear_ns + times.attention_ns;
@@ -151,7 +146,7 @@ class CpuBackend final : public Backend {
   }
 
   void log_probs(std::span<const int32_t> rows, std::span<const int32_t> tokens, std::span<float> results) override {
-    for (const int32_t token : tokens) check_token(token);
+    for (const int32_t token : tokens) check_token(token, weights_.config.vocab_size);
     for_each_logits(rows, [&](int i, std::span<const float> logits, int) { results[i] = log_prob(logits, tokens[i]); });
   }
 
@@ -182,49 +177,12 @@ class CpuBackend final : public Backend {
   BackendTimes times() const override { return ops_.times(); }
 
  private:
-  void check_token(int32_t token) const {
-    if (token >= 0 && token < weights_.config.vocab_size) return;
-    throw Error(ErrorCode::kBadArgument,
-                "token " + std::to_string(token) + " is outside of the vocabulary of " +
-                    std::to_string(weights_.config.vocab_size),
-                {{"token", static_cast<double>(token)}});
-  }
-
-  void check(const StepBatch& batch) const {
-    const size_t num_queries = batch.tokens.size();
-    if (num_queries == 0 || num_queries > static_cast<size_t>(options_.max_step_tokens)) {
-      bad_option("a step has " + std::to_string(num_queries) + " tokens, supported are 1 to " +
-                 std::to_string(options_.max_step_tokens));
-    }
-    if (batch.positions.size() != num_queries || batch.slots.size() != num_queries) {
-      bad_option("a step's tokens, positions and slots differ in number");
-    }
-    const int num_slots = options_.num_pages * options_.page_size;
-    for (size_t i = 0; i < num_queries; ++i) {
-      check_token(batch.tokens[i]);
-      if (batch.positions[i] < 0 || batch.slots[i] < -1 || batch.slots[i] >= num_slots) {
-        bad_option("row " + std::to_string(i) + " of a step has position " + std::to_string(batch.positions[i]) +
-                   " and slot " + std::to_string(batch.slots[i]) + " of " + std::to_string(num_slots));
-      }
-    }
-    int32_t previous = -1;
-    for (const int32_t row : batch.logit_rows) {
-      if (row <= previous || row >= static_cast<int32_t>(num_queries))
-        bad_option("logit_rows must ascend within the step");
-      previous = row;
-    }
-  }
-
   // Calls body(i, logits of row rows[i], thread) for each i, on the pool; rows come in any order and may repeat.
   // Rethrows an exception of body after the block in which it was thrown.
   template <class Body>
   void for_each_logits(std::span<const int32_t> rows, Body body) {
     const int hidden_size = weights_.config.hidden_size, vocab_size = weights_.config.vocab_size;
-    for (const int32_t row : rows) {
-      if (row < 0 || row >= num_logits_) {
-        bad_option("logits row " + std::to_string(row) + " of " + std::to_string(num_logits_) + " in the last step");
-      }
-    }
+    for (const int32_t row : rows) check_logit_row(row, num_logits_);
     order_.resize(rows.size());
     for (size_t i = 0; i < rows.size(); ++i) order_[i] = static_cast<int>(i);
     std::ranges::stable_sort(order_, {}, [&](int i) { return rows[i]; });

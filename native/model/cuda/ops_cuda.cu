@@ -258,7 +258,6 @@ bool CudaOps::begin_step(const StepBatch& batch, const attention::Plan& plan) {
                               cudaMemcpyHostToDevice, stream_.get()),
               "cannot copy a step's tokens to the GPU");
   uploaded_.record(stream_);
-  if (timer_ != nullptr) timer_->restart();
   return plan_.upload(plan, stream_.get());
 }
 
@@ -283,6 +282,7 @@ void CudaOps::launch(void (*kernel)(Parameters...), dim3 grid, int threads, cons
 }
 
 void CudaOps::embed(const CudaWeight& table, std::span<const int32_t> tokens, float* out) {
+  if (timer_ != nullptr) timer_->restart();
   enter(kOtherStage);
   launch(embed_kernel, dim3(tokens.size()), kEmbedThreads, "cannot launch the embedding", table.data, inputs_.data(),
          table.in_features, out);
