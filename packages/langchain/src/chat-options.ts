@@ -25,7 +25,15 @@ export interface ChatDeftreeFields
     ChatDeftreeSampling,
     Pick<
       EngineOptions,
-      "device" | "weights" | "kvType" | "kvTokens" | "contextLength" | "threads" | "attention" | "maxStepTokens"
+      | "device"
+      | "deviceIndex"
+      | "weights"
+      | "kvType"
+      | "kvTokens"
+      | "contextLength"
+      | "threads"
+      | "attention"
+      | "maxStepTokens"
     > {
   /**
    * `"mini"` (default, comes with the package), the path of a Hugging Face folder or a `.gguf` file, or `org/name` of a
@@ -43,8 +51,8 @@ export interface ChatDeftreeCallOptions extends BaseChatModelCallOptions, ChatDe
 }
 
 export function engineOptions(fields: ChatDeftreeFields): EngineOptions {
-  const { device, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens } = fields;
-  return { device, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens };
+  const { device, deviceIndex, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens } = fields;
+  return { device, deviceIndex, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens };
 }
 
 export function samplingFields(fields: ChatDeftreeSampling): ChatDeftreeSampling {
