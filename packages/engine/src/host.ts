@@ -1,7 +1,7 @@
 import { loadAddon } from "./addon-loader.js";
 import { hubCacheFolder } from "./hub-cache.js";
-import { fromAddon } from "./step-dispatcher.js";
 import type { NativeAddon, NativeCudaStatus } from "./native-addon.js";
+import { fromAddon } from "./step-dispatcher.js";
 
 /** GPUs, driver and build, as the addon sees them. */
 export interface CudaReport extends NativeCudaStatus {
