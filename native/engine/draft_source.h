@@ -1,0 +1,72 @@
+// Where draft tokens come from: one small interface for all sources. A source guesses; verification decides
+// (speculation.h), so a bad source costs time and never changes a token.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "engine/sampler.h"
+
+namespace deftree {
+
+using BranchKey = uint32_t;
+
+// Bits of SpeculationParams::sources are 1 << id.
+enum class DraftSourceId : uint8_t {
+  kSuffix,     // what followed the same text earlier, in any branch
+  kRecycling,  // the likeliest successors of a token when it was last decoded
+  kAdded,      // sources that the owner of the engine adds
+};
+inline constexpr int kNumDraftSources = 3;
+inline constexpr uint32_t kAllDraftSources = (1u << kNumDraftSources) - 1;
+
+// A source sorts its guesses into ranks, each with acceptance statistics of its own: match length, place among the
+// successors, whatever tells good guesses from bad.
+inline constexpr int kNumDraftRanks = 16;
+
+// Likeliest successors that a decoded row reports to the sources.
+inline constexpr int kNumDraftSuccessors = 8;
+
+struct DraftNode {
+  int32_t parent;     // an earlier node of the list; -1: the branch's last token
+  int32_t token;
+  float probability;  // claimed: that the target draws this token once the parent is reached, in (0, 1]
+  int32_t rank;       // [0, kNumDraftRanks)
+};
+
+// What is wanted of a source for one branch in one step.
+struct DraftContext {
+  BranchKey branch;
+  int32_t last_token;
+  int32_t max_nodes;      // at least 1
+  int32_t max_depth;      // of a node, children of the last token having 1; at least 1
+  float min_probability;  // a node whose claims multiply to less along its path cannot pay
+};
+
+// Sources are called on the engine's thread, between two steps' forward passes. What throws std::exception in propose(),
+// and a list that is no tree, is dropped and counted.
+class DraftSource {
+ public:
+  virtual ~DraftSource() = default;
+  virtual DraftSourceId id() const = 0;
+
+  // Text. Tokens of the branch's path that the source has been given; a source that needs no text says so.
+  static constexpr int32_t kNeedsNoText = std::numeric_limits<int32_t>::max();
+  virtual int32_t known_len(BranchKey) const { return kNeedsNoText; }
+  // The path has `len` tokens now. `tokens` are its last ones: those after known_len(), or all when that is 0.
+  virtual void extend(BranchKey, std::span<const int32_t> /*tokens*/, int32_t /*len*/) {}
+  // `child` has `parent`'s text.
+  virtual void fork(BranchKey /*parent*/, BranchKey /*child*/) {}
+  // The branch is gone, or was shortened: known_len() is 0 from here on. What was learnt of its text may stay.
+  virtual void forget(BranchKey) {}
+
+  // `successors`: the likeliest tokens after `token`, in this place, largest first.
+  virtual void observe(int32_t /*token*/, std::span<const TokenLogprob> /*successors*/) {}
+
+  // Adds to `nodes` (empty on entry) a tree of at most max_nodes nodes.
+  virtual void propose(const DraftContext& context, std::vector<DraftNode>& nodes) = 0;
+};
+
+}  // namespace deftree
