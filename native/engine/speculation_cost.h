@@ -1,0 +1,38 @@
+// What a step costs by its number of query rows: measured points, kept up to date by the steps themselves.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace deftree {
+
+struct StepCostPoint {
+  int32_t rows;
+  double ns;  // forward pass and sampling of a step with so many rows, logits wanted of each
+};
+
+class StepCost {
+ public:
+  // Throws kBadArgument unless rows ascend from 1 and times are positive. No points: unknown.
+  explicit StepCost(std::vector<StepCostPoint> points = {});
+
+  bool known() const { return !points_.empty(); }
+  // Linear between points and beyond the last two; never falls with rows. rows >= 1.
+  double ns(int32_t rows) const;
+  // The least that a row can add to a step, as a share of the one-row step: a draft token below that probability
+  // cannot pay.
+  double least_row_share() const;
+  // A step of `rows` rows took `ns`. The points around it follow, and beyond them those that were not seen for a while, up
+  // to the next that was: a longer context or a slower clock moves the whole curve. One step counts for at most a factor
+  // of two, so that a lost time slice does little.
+  void observe(int32_t rows, double ns);
+
+  const std::vector<StepCostPoint>& points() const { return points_; }
+
+ private:
+  std::vector<StepCostPoint> points_;
+  std::vector<int64_t> last_seen_;  // [points] observation that last told of it
+  int64_t num_observed_ = 0;
+};
+
+}  // namespace deftree
