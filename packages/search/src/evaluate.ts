@@ -27,3 +27,10 @@ export function prune<State, Answer>(
   run.emit({ type: "thought:pruned", thought: thought.id, reason });
   run.release(thought.branch);
 }
+
+/** Growing parts: a wrong answer is no base to grow on. It stays the best so far if nothing better comes. */
+export function staysAlive<State, Answer>(run: SearchRun<State, Answer>, thought: LiveThought<State>): boolean {
+  if (!thought.answered || run.problem.isSolved(thought.state)) return true;
+  prune(run, thought, "unsolved");
+  return false;
+}

@@ -10,7 +10,8 @@ export type ThoughtId = number;
 
 export type SearchEvent<State = unknown, Answer = unknown> =
   | { type: "search:started"; strategy: string; problem: string; seed: number; state: State }
-  | { type: "thought:started"; thought: ThoughtId; parent: ThoughtId; depth: number }
+  /** `merged`: further thoughts that this one joins with its parent's (Graph of Thoughts). */
+  | { type: "thought:started"; thought: ThoughtId; parent: ThoughtId; depth: number; merged?: ThoughtId[] }
   /** A new piece of text; `tokens` counts the thought's tokens so far. */
   | { type: "thought:tokens"; thought: ThoughtId; text: string; tokens: number }
   | {
@@ -36,9 +37,11 @@ export type SearchEvent<State = unknown, Answer = unknown> =
 export type BudgetName = "tokens" | "time" | "thoughts";
 
 /**
- * `hopeless`: the problem says that it cannot become right; `unsolved`: its answer is complete and not right; `duplicate`: another thought of the level has the same state; `outscored`: selection kept better ones.
+ * `hopeless`: the problem says that it cannot become right; `unsolved`: its answer is complete and not right;
+ * `duplicate`: another thought of the level has the same state; `outscored`: selection kept better ones; `exhausted`:
+ * everything below it was tried.
  */
-export type PruneReason = "hopeless" | "unsolved" | "duplicate" | "outscored" | "aborted";
+export type PruneReason = "hopeless" | "unsolved" | "duplicate" | "outscored" | "exhausted" | "aborted";
 
 /** `finished`: the strategy came to its end; `solved`: it stopped at a solution; else the budget that ended it. */
 export type StopReason = "finished" | "solved" | BudgetName | "aborted";

@@ -1,11 +1,15 @@
 export type { Budget } from "./budget.js";
 export { bestOfNAtEqualTokens } from "./equal-tokens.js";
 export type { BudgetName, PruneReason, SearchEvent, SearchStatistics, StopReason, ThoughtId } from "./events.js";
-export type { Problem } from "./problem.js";
+export type { Problem, SplitProblem } from "./problem.js";
 export { type Search, type SearchOptions, type SearchResult, search } from "./search.js";
 export type { StrategySampling } from "./shapes.js";
 export { type BestOfNOptions, bestOfN } from "./strategies/best-of-n.js";
 export { type BreadthFirstOptions, breadthFirst } from "./strategies/breadth-first.js";
+export { type DepthFirstOptions, depthFirst } from "./strategies/depth-first.js";
+export { type GraphOfThoughtsOptions, graphOfThoughts } from "./strategies/graph-of-thoughts.js";
+export { type MonteCarloOptions, monteCarlo } from "./strategies/monte-carlo.js";
+export { type SelfConsistencyOptions, selfConsistency } from "./strategies/self-consistency.js";
 export { singleShot } from "./strategies/single.js";
 export type { Strategy } from "./strategy.js";
 export type {

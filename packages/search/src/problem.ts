@@ -35,6 +35,16 @@ export interface Problem<State, Answer> {
   isComplete(state: State): boolean;
   isSolved(state: State): boolean;
   answer(state: State): Answer;
+  /** Graph of Thoughts: the problem cut into parts that are solved apart and joined. Undefined where the task has none. */
+  split?(parts: number): SplitProblem<State, Answer>;
   /** Equal for states that mean the same; by default their JSON. */
   stateKey?(state: State): string;
+}
+
+/** A problem in parts (Graph of Thoughts). */
+export interface SplitProblem<State, Answer> {
+  /** Each a problem of its own, in the order of the whole. */
+  readonly parts: readonly Problem<State, Answer>[];
+  /** The problem of joining `a`, which answers parts [begin, middle), with `b`, which answers [middle, end). */
+  merge(begin: number, middle: number, end: number, a: State, b: State): Problem<State, Answer>;
 }

@@ -13,6 +13,18 @@ export interface Place {
   branch: ThoughtBranch;
   /** The answer's text on `branch` already. */
   text: string;
+  /** Thoughts that theirs join with `parent`'s (Graph of Thoughts). */
+  merged?: readonly ThoughtId[];
+}
+
+/** Where the first thoughts grow: after the problem's prompt. */
+export async function rootPlace<State, Answer>(run: SearchRun<State, Answer>): Promise<Place> {
+  return { parent: 0, depth: 1, branch: await run.open(run.problem.prompt()), text: "" };
+}
+
+/** Where the thoughts grow that continue a thought. */
+export function placeAfter<State>({ id, branch, text, depth }: LiveThought<State>): Place {
+  return { parent: id, depth: depth + 1, branch, text };
 }
 
 export interface ThoughtShape<State> {
@@ -29,21 +41,22 @@ export interface ThoughtShape<State> {
 
 /**
  * Grows one thought at each of `places` (a place may come several times) and returns those that finished, in order of
- * their numbers. Thoughts that were cut or aborted are pruned here.
+ * their numbers. Thoughts that were cut or aborted are pruned here. `shape`: one for all, or one for each place.
  */
 export async function propose<State, Answer>(
   run: SearchRun<State, Answer>,
   places: readonly Place[],
-  shape: ThoughtShape<State>,
+  shape: ThoughtShape<State> | readonly ThoughtShape<State>[],
 ): Promise<LiveThought<State>[]> {
   const branches = forkEach(run, places);
   const seedlings = places.map((place, i) => ({
     place,
     branch: branches[i]!,
-    id: run.startThought(place.parent, place.depth),
+    id: run.startThought(place.parent, place.depth, place.merged),
+    shape: Array.isArray(shape) ? (shape[i] as ThoughtShape<State>) : (shape as ThoughtShape<State>),
   }));
   const grown = await Promise.all(
-    seedlings.map(async ({ place, branch, id }) => {
+    seedlings.map(async ({ place, branch, id, shape }) => {
       let text = place.text;
       try {
         const decoded = await branch.decode({
@@ -87,7 +100,7 @@ function finish<State, Answer>(
   }
   const { parent, depth } = place;
   const answered = shape.whole || ended || run.problem.isComplete(state);
-  return { id, parent, depth, branch, text, state, ended, answered, score: Number.NEGATIVE_INFINITY };
+  return { id, parent, depth, place, branch, text, state, ended, answered, score: Number.NEGATIVE_INFINITY };
 }
 
 /** One child branch per place, forked in one call per distinct branch; children keep the order of `places`. */

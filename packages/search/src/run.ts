@@ -5,6 +5,7 @@
 import { type Budget, type Grant, grant } from "./budget.js";
 import type { SearchEvent, StopReason, ThoughtId } from "./events.js";
 import type { Problem } from "./problem.js";
+import type { Place } from "./propose.js";
 import type { PromptMessage, ThoughtBranch, ThoughtModel, TokenUsage } from "./thought-model.js";
 
 /** A finished thought whose branch may still be open. */
@@ -12,6 +13,8 @@ export interface LiveThought<State> {
   readonly id: ThoughtId;
   readonly parent: ThoughtId;
   readonly depth: number;
+  /** Where it grew. */
+  readonly place: Place;
   readonly branch: ThoughtBranch;
   /** The answer's whole text on the branch, ancestors' text and stop strings included. */
   readonly text: string;
@@ -123,10 +126,10 @@ export class SearchRun<State, Answer> {
   }
 
   /** Announces a thought; thoughts are numbered in the order of these calls. */
-  startThought(parent: ThoughtId, depth: number): ThoughtId {
+  startThought(parent: ThoughtId, depth: number, merged?: readonly ThoughtId[]): ThoughtId {
     const thought = ++this.thoughts;
     this.depth = Math.max(this.depth, depth);
-    this.emit({ type: "thought:started", thought, parent, depth });
+    this.emit({ type: "thought:started", thought, parent, depth, ...(merged && { merged: [...merged] }) });
     return thought;
   }
 

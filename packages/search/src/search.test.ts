@@ -6,18 +6,31 @@ import {
   bestOfN,
   bestOfNAtEqualTokens,
   breadthFirst,
+  depthFirst,
   emptyTree,
+  graphOfThoughts,
   growTree,
+  monteCarlo,
   pathTo,
   type Search,
   type SearchEvent,
   search,
+  selfConsistency,
   singleShot,
 } from "./index.js";
 
 const continuing = breadthFirst({ grow: "continue", width: 8, keep: 2, depth: 8 });
 const reprompting = breadthFirst({ grow: "reprompt", width: 6, depth: 3 });
-const strategies = [singleShot(), bestOfN({ n: 10, width: 4 }), continuing, reprompting];
+const strategies = [
+  singleShot(),
+  bestOfN({ n: 10, width: 4 }),
+  selfConsistency({ n: 7 }),
+  continuing,
+  reprompting,
+  depthFirst({ width: 3, depth: 8 }),
+  monteCarlo({ iterations: 12, width: 3, depth: 6 }),
+  graphOfThoughts({ parts: 4, solve: 3, merge: 3, improve: 2 }),
+];
 const input = digits(16, 3);
 
 async function eventsOf<State, Answer>(running: Search<State, Answer>): Promise<SearchEvent<State, Answer>[]> {
@@ -127,11 +140,12 @@ describe.each(strategies)("$name", (strategy) => {
 
   it("rejects with the problem's error, after releasing every branch", async () => {
     const model = new ScriptedModel({ errorRate: 0.1 });
+    const fail = () => {
+      throw new Error("the scorer failed");
+    };
     const broken = {
       ...digitsProblem(input),
-      score: () => {
-        throw new Error("the scorer failed");
-      },
+      ...{ score: fail, isSolved: fail },
     };
     await expect(search(broken, strategy, model).result).rejects.toThrow("the scorer failed");
     expect(model.openBranches).toBe(0);

@@ -1,5 +1,6 @@
 /** Select, the pure part: ranks thoughts and drops duplicates. */
 import type { PruneReason } from "./events.js";
+import type { Problem } from "./problem.js";
 import type { LiveThought } from "./run.js";
 
 interface Selection<State> {
@@ -29,4 +30,9 @@ export function keepBest<State>(
     }
   }
   return selection;
+}
+
+/** What two thoughts must share to count as the same. */
+export function stateKeyOf<State, Answer>(problem: Problem<State, Answer>): (state: State) => string {
+  return (state) => problem.stateKey?.(state) ?? JSON.stringify(state);
 }

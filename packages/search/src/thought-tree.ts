@@ -10,6 +10,8 @@ export interface Thought<State = unknown> {
   id: ThoughtId;
   /** -1 for the root. */
   parent: ThoughtId;
+  /** Further thoughts that this one joins with its parent's. */
+  merged?: ThoughtId[];
   depth: number;
   /** The thought's own text, not its ancestors'. */
   text: string;
@@ -39,6 +41,7 @@ export function growTree<State>(tree: ThoughtTree<State>, event: SearchEvent<Sta
       tree.thoughts.push({
         id: event.thought,
         parent: event.parent,
+        ...(event.merged && { merged: event.merged }),
         depth: event.depth,
         text: "",
         tokens: 0,

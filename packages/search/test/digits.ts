@@ -23,6 +23,19 @@ export function digitsProblem(input: string, partLen = 4): Problem<Digits, strin
     isComplete: ({ complete }) => complete,
     isSolved: ({ text }) => text === sorted,
     answer: ({ text }) => text,
+    split: (parts) => {
+      const lists = Array.from({ length: parts }, (_, i) => {
+        const at = (part: number) => Math.floor((part * input.length) / parts);
+        return input.slice(at(i), at(i + 1));
+      });
+      return {
+        parts: lists.map((list) => digitsProblem(list)),
+        merge: (begin, _, end, a, b) => ({
+          ...digitsProblem(lists.slice(begin, end).join("")),
+          prompt: () => [{ role: "user", content: `${a.text}${b.text}` }],
+        }),
+      };
+    },
   };
 }
 

@@ -8,11 +8,12 @@
  * - `reprompt`: a thought is a whole answer; each level is a new prompt that asks to improve the answer kept so far,
  *   which competes with the new ones and stays on ties (Besta et al. 2024, Graph of Thoughts' ToT baseline).
  */
-import { evaluate, prune } from "../evaluate.js";
+import { evaluate, prune, staysAlive } from "../evaluate.js";
+import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
-import { type Place, propose } from "../propose.js";
+import { type Place, placeAfter, propose, rootPlace } from "../propose.js";
 import type { LiveThought, SearchRun } from "../run.js";
-import { keepBest } from "../select.js";
+import { keepBest, stateKeyOf } from "../select.js";
 import { nextPart, type StrategySampling, wholeAnswer } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
 
@@ -64,7 +65,7 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
   if (settings.grow === "reprompt" && settings.depth > 1 && problem.improvePrompt === undefined) {
     throw new TypeError(`the problem "${problem.name}" has no improvePrompt, which grow: "reprompt" needs`);
   }
-  const stateKey = (state: State) => problem.stateKey?.(state) ?? JSON.stringify(state);
+  const stateKey = stateKeyOf(problem);
   let kept: LiveThought<State>[] = [];
   for (let depth = 1; depth <= settings.depth; depth++) {
     const places = depth === 1 ? [await rootPlace(run)] : await placesAfter(run, kept, depth, settings);
@@ -82,7 +83,7 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
     const isLast = selection.kept.length === 0 || depth === settings.depth;
     if (settings.grow === "continue" && isLast && !run.best?.answered) {
       const [deepest] = selection.kept;
-      await finishAnswer(run, deepest === undefined ? places[0]! : placeAfter(deepest, depth + 1));
+      await finishAnswer(run, deepest === undefined ? places[0]! : placeAfter(deepest));
     }
     for (const place of places) run.release(place.branch);
     if (settings.stopWhenSolved && run.solved) {
@@ -119,33 +120,6 @@ async function growLevel<State, Answer>(
   return living;
 }
 
-/**
- * `continue`: the search has ended without a whole answer, because every thought of a level was wrong or the levels ran
- * out. The model then finishes the best part greedily, so that the user gets an answer and not a part of one.
- */
-async function finishAnswer<State, Answer>(run: SearchRun<State, Answer>, place: Place): Promise<void> {
-  const granted = run.grant(1, run.problem.answerMaxTokens);
-  if (granted === undefined) return;
-  const shape = nextPart(run.problem, { temperature: 0 }, granted.maxTokens, false);
-  // The stop strings end a part; the whole answer runs on to the model's own end.
-  evaluate(run, await propose(run, [place], { ...shape, stop: undefined }));
-}
-
-/** `continue`: a wrong answer is no base to grow on. It stays the best so far if nothing better comes. */
-function staysAlive<State, Answer>(run: SearchRun<State, Answer>, thought: LiveThought<State>): boolean {
-  if (!thought.answered || run.problem.isSolved(thought.state)) return true;
-  prune(run, thought, "unsolved");
-  return false;
-}
-
-async function rootPlace<State, Answer>(run: SearchRun<State, Answer>): Promise<Place> {
-  return { parent: 0, depth: 1, branch: await run.open(run.problem.prompt()), text: "" };
-}
-
-function placeAfter<State>({ id, branch, text }: LiveThought<State>, depth: number): Place {
-  return { parent: id, depth, branch, text };
-}
-
 async function placesAfter<State, Answer>(
   run: SearchRun<State, Answer>,
   kept: readonly LiveThought<State>[],
@@ -153,7 +127,7 @@ async function placesAfter<State, Answer>(
   settings: Settings,
 ): Promise<Place[]> {
   if (settings.grow === "continue") {
-    return kept.map((thought) => placeAfter(thought, depth));
+    return kept.map(placeAfter);
   }
   const { problem } = run;
   return Promise.all(

@@ -1,0 +1,49 @@
+/**
+ * Self-consistency (Wang et al. 2023, arXiv 2203.11171): whole answers from one prompt, side by side; the one given most
+ * often wins, and the problem's scorer is not asked. A thought's score is the number of answers that agree with it.
+ */
+import { prune } from "../evaluate.js";
+import { checkCount } from "../options.js";
+import { type Place, propose, rootPlace } from "../propose.js";
+import type { LiveThought } from "../run.js";
+import { stateKeyOf } from "../select.js";
+import { type StrategySampling, wholeAnswer } from "../shapes.js";
+import type { Strategy } from "../strategy.js";
+
+export interface SelfConsistencyOptions {
+  /** Answers. */
+  n: number;
+  /** Temperature 1 by default. */
+  sampling?: StrategySampling;
+}
+
+export function selfConsistency({ n, sampling = { temperature: 1 } }: SelfConsistencyOptions): Strategy {
+  checkCount("n", n);
+  return {
+    name: `self-consistency-${n}`,
+    async run(run) {
+      const { problem } = run;
+      const place = await rootPlace(run);
+      const answers: LiveThought<ReturnType<typeof problem.readAnswer>>[] = [];
+      while (run.thoughts < n) {
+        const granted = run.grant(n - run.thoughts, problem.answerMaxTokens);
+        if (granted === undefined) break;
+        const places = new Array<Place>(granted.count).fill(place);
+        answers.push(...(await propose(run, places, wholeAnswer(problem, sampling, granted.maxTokens))));
+      }
+      const stateKey = stateKeyOf(problem);
+      const votes = new Map<string, number>();
+      for (const { state } of answers) votes.set(stateKey(state), (votes.get(stateKey(state)) ?? 0) + 1);
+      for (const answer of answers) {
+        answer.score = votes.get(stateKey(answer.state))!;
+        run.emit({ type: "thought:scored", thought: answer.id, score: answer.score });
+        run.consider(answer);
+        run.release(answer.branch);
+      }
+      if (run.best === undefined) return;
+      const dropped = answers.filter((answer) => answer !== run.best);
+      run.emit({ type: "level:selected", depth: 1, kept: [run.best.id], dropped: dropped.map(({ id }) => id) });
+      for (const answer of dropped) prune(run, answer, "outscored");
+    },
+  };
+}
