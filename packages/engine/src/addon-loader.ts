@@ -1,4 +1,5 @@
 /** Finds and loads the native addon, once per thread. */
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -11,8 +12,8 @@ const requireAddon = createRequire(import.meta.url);
 let loaded: NativeAddon | undefined;
 
 /**
- * Tries, in order: the file named by the environment variable `DEFTREE_ADDON` (and then nothing else), the workspace's
- * own build, the prebuilt package of this platform.
+ * Tries, in order: the file named by the environment variable `DEFTREE_ADDON` (and then nothing else), a file beside this
+ * one (and then nothing else; scripts/bundle.mjs puts it there), the workspace's own build, the platform's prebuilt package.
  * @throws E_ADDON_MISSING with every attempt's error and what can be done.
  */
 export function loadAddon(): NativeAddon {
@@ -52,6 +53,8 @@ function prebuiltPackage(): string {
 }
 
 function candidates(): string[] {
-  const packageDirectory = join(dirname(fileURLToPath(import.meta.url)), "..");
-  return [join(packageDirectory, "..", "..", "build", "native", "deftree.node"), prebuiltPackage()];
+  const here = dirname(fileURLToPath(import.meta.url));
+  const bundled = join(here, "deftree.node");
+  if (existsSync(bundled)) return [bundled];
+  return [join(here, "..", "..", "..", "build", "native", "deftree.node"), prebuiltPackage()];
 }

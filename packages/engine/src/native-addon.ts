@@ -325,6 +325,7 @@ export interface NativeAttentionBenchRow {
   typeError?: number;
 }
 
+/** What it measured, and on which device. */
 export interface NativeAttentionBench {
   device: string;
   kvType: string;
