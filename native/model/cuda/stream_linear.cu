@@ -20,12 +20,14 @@ int bucket_of(int num_rows) { return num_rows <= 16 ? 16 : num_rows <= 32 ? 32 :
 
 int div_up(int a, int b) { return (a + b - 1) / b; }
 
-// The rows' tile. A stage has 16 KiB of weights in both forms; 64 x 128 reads x twice as often as 128 x 64 but has half
-// the parts.
+// The rows' tile. A stage has 16 KiB of weights in both forms: 64 x 128 leaves half the parts, 128 x 64 reads x half as often and
+// has the longer ring.
+constexpr int tile_features_of(int bucket_rows) { return bucket_rows <= 64 ? 64 : 128; }
+
 StreamPlan tiles_of(int out_features, int in_features, int num_rows) {
   StreamPlan plan{};
   plan.bucket_rows = bucket_of(num_rows);
-  plan.tile_features = plan.bucket_rows <= 64 ? 64 : 128;
+  plan.tile_features = tile_features_of(plan.bucket_rows);
   plan.step_features = 2 * kWeightBoxRows * kBoxFeatures / plan.tile_features;
   plan.steps_per_unit = 1;
   plan.units_per_tile = div_up(in_features, plan.step_features);
@@ -41,25 +43,25 @@ int max_parts_of(const StreamPlan& plan) {
   return max_parts;
 }
 
-template <class Body>
-void with_kernel(int tile_features, int bucket_rows, Body body) {
+// Calls body(kernel, its Stage).
+template <int kRows, class Body>
+void with_kernel_of(Body body) {
   using namespace stream_linear;
-  const bool wide = tile_features == 128;
-  const auto pick = [&]<int kRows>() {
-    if (wide)
-      body(stream_linear_kernel<128, kRows>, Stage<128, kRows>::kBytes, Stage<128, kRows>::kNumThreads);
-    else
-      body(stream_linear_kernel<64, kRows>, Stage<64, kRows>::kBytes, Stage<64, kRows>::kNumThreads);
-  };
+  constexpr int kTileFeatures = tile_features_of(kRows);
+  body(stream_linear_kernel<kTileFeatures, kRows>, Stage<kTileFeatures, kRows>{});
+}
+
+template <class Body>
+void with_kernel(int bucket_rows, Body body) {
   switch (bucket_rows) {
     case 16:
-      return pick.template operator()<16>();
+      return with_kernel_of<16>(body);
     case 32:
-      return pick.template operator()<32>();
+      return with_kernel_of<32>(body);
     case 64:
-      return pick.template operator()<64>();
+      return with_kernel_of<64>(body);
     default:
-      return pick.template operator()<128>();
+      return with_kernel_of<128>(body);
   }
 }
 
@@ -82,12 +84,13 @@ PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 
 StreamPlan plan_stream(int out_features, int in_features, int num_rows, int num_processors) {
   StreamPlan plan = tiles_of(out_features, in_features, num_rows);
-  // The memory is as busy with a few multiprocessors less, and parts cost it too: of the counts down to 9/10, the one with the
-  // fewest parts a tile, then the largest.
+  // The memory is as busy with a few multiprocessors less, and parts cost it too: of the counts down to least_percent, the one with
+  // the fewest parts a tile, then the largest. Many rows make parts large, so fewer parts are worth more multiprocessors.
+  const int least_percent = plan.bucket_rows <= 64 ? 90 : 70;
   const int most = std::min(num_processors, plan.num_units);
   plan.num_workers = most;
   plan.max_parts = max_parts_of(plan);
-  for (int workers = most - 1; workers >= 90 * most / 100 && plan.max_parts > 1; --workers) {
+  for (int workers = most - 1; workers >= least_percent * most / 100 && plan.max_parts > 1; --workers) {
     StreamPlan other = plan;
     other.num_workers = workers;
     other.max_parts = max_parts_of(other);
@@ -108,13 +111,11 @@ StreamPlan plan_stream_whole_tiles(int out_features, int in_features, int num_ro
 
 void prepare_stream_linear() {
   tensor_map_encoder();
-  for (int tile_features : {64, 128}) {
-    for (int bucket_rows : {16, 32, 64, 128}) {
-      with_kernel(tile_features, bucket_rows, [](auto* kernel, int, int) {
-        cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
-                    "cannot give a matrix product the GPU's shared memory");
-      });
-    }
+  for (int bucket_rows : {16, 32, 64, 128}) {
+    with_kernel(bucket_rows, [](auto* kernel, auto) {
+      cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
+                  "cannot give a matrix product the GPU's shared memory");
+    });
   }
 }
 
@@ -137,11 +138,10 @@ CUtensorMap encode_matrix(const __nv_bfloat16* data, int num_rows, int num_featu
 void run_stream_linear(const StreamPlan& plan, const CUtensorMap& weight, const __nv_bfloat16* x, int num_rows,
                        int out_features, int in_features, float* parts, cudaStream_t stream) {
   const CUtensorMap x_map = encode_matrix(x, num_rows, in_features, plan.bucket_rows);
-  with_kernel(plan.tile_features, plan.bucket_rows, [&](auto* kernel, int stage_bytes, int num_threads) {
-    const int most_stages = (kSharedBytes - kAlignBytes) / stage_bytes;
-    const stream_linear::Task task{plan.sum(parts, num_rows, out_features), parts, plan.steps_per_unit,
-                                   std::min(most_stages, stream_linear::kMaxStages)};
-    cuda::launch_chained(kernel, plan.num_workers, num_threads, task.num_stages * stage_bytes + kAlignBytes, stream, true,
+  with_kernel(plan.bucket_rows, [&](auto* kernel, auto stage) {
+    const int num_stages = std::min((kSharedBytes - kAlignBytes) / stage.kBytes, stream_linear::kMaxStages);
+    const stream_linear::Task task{plan.sum(parts, num_rows, out_features), parts, plan.steps_per_unit, num_stages};
+    cuda::launch_chained(kernel, plan.num_workers, stage.kNumThreads, num_stages * stage.kBytes + kAlignBytes, stream, true,
                          "cannot start a matrix product", weight, x_map, task);
   });
 }
