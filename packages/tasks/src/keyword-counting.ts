@@ -6,6 +6,7 @@
 import type { Problem, PromptMessage } from "@deftree/search";
 import { parse as parseCsv } from "csv-parse/sync";
 import { countNames, findCountries, PASSAGE_COUNTRIES } from "./country-names.js";
+import { splitEvenly } from "./number-list.js";
 import { createRng, type Rng } from "./rng.js";
 
 /** Error score of an answer in which no dictionary can be read. */
@@ -70,9 +71,14 @@ export function keywordCountingProblem(
   passage: Passage,
   options: KeywordCountingOptions = {},
 ): Problem<KeywordCountingState, CountryCounts> {
+  if (Object.keys(passage.counts).length === 0) throw new RangeError("The passage names no country");
+  return problemOf(passage, options);
+}
+
+/** Also for a part of a passage that names no country. */
+function problemOf(passage: Passage, options: KeywordCountingOptions): Problem<KeywordCountingState, CountryCounts> {
   const { fewShot = 0, style = "direct", tokensPerThought = 32, tokensPerEntry = 10 } = options;
   const entries = Object.keys(passage.counts).length;
-  if (entries === 0) throw new RangeError("The passage names no country");
   const numSentences = splitSentences(passage.text).length;
 
   return {
@@ -91,6 +97,19 @@ export function keywordCountingProblem(
     isComplete: (state) => state.complete,
     isSolved: ({ counts, complete }) => complete && keywordCountingErrors(passage.counts, counts) === 0,
     answer: ({ counts }) => counts ?? {},
+    split: (parts) => {
+      const texts = splitEvenly(splitSentences(passage.text), parts);
+      const sub = (begin: number, end: number) =>
+        problemOf(passageOf(texts.slice(begin, end).flat().join(" ")), options);
+      return {
+        parts: texts.map((_, part) => sub(part, part + 1)),
+        // The whole passage keeps its own label.
+        merge: (begin, _middle, end, a, b) => ({
+          ...(end - begin === parts ? problemOf(passage, options) : sub(begin, end)),
+          prompt: () => mergePrompt(a.counts ?? {}, b.counts ?? {}),
+        }),
+      };
+    },
   };
 }
 
@@ -229,6 +248,14 @@ function improvePrompt({ text }: Passage, current: CountryCounts, fewShot: numbe
     "Count each country again and correct the object. Answer with the corrected JSON object only.\n",
     ...withTitle(examples),
     `Text: ${text}\nIncorrect: ${formatCounts(current)}`,
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function mergePrompt(first: CountryCounts, second: CountryCounts): PromptMessage[] {
+  const content = [
+    "Add the two JSON objects: for each country the sum of its counts. Answer with the JSON object only.\n",
+    `Counts 1: ${formatCounts(first)}\nCounts 2: ${formatCounts(second)}`,
   ].join("");
   return [{ role: "user", content }];
 }

@@ -47,6 +47,15 @@ export function sortedCopy(numbers: readonly number[]): number[] {
   return [...numbers].sort((a, b) => a - b);
 }
 
+/** `items` in `parts` consecutive pieces whose lengths differ by at most one. Throws RangeError when there are too few. */
+export function splitEvenly<T>(items: readonly T[], parts: number): T[][] {
+  if (!Number.isSafeInteger(parts) || parts < 1 || parts > items.length) {
+    throw new RangeError(`${items.length} items cannot be split into ${parts} parts`);
+  }
+  const at = (part: number) => Math.floor((part * items.length) / parts);
+  return Array.from({ length: parts }, (_, part) => items.slice(at(part), at(part + 1)));
+}
+
 /** As Python's int() reads it, less its underscores. */
 function isInteger(item: string): boolean {
   return /^\s*[+-]?\d+\s*$/.test(item);

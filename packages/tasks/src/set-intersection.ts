@@ -5,7 +5,14 @@
  */
 import type { Problem, PromptMessage } from "@deftree/search";
 import { parse as parseCsv } from "csv-parse/sync";
-import { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
+import {
+  formatList,
+  type NumberListState,
+  readNumberList,
+  readPartialNumberList,
+  sortedCopy,
+  splitEvenly,
+} from "./number-list.js";
 import { createRng } from "./rng.js";
 
 /** Error score of an answer in which no list can be read; an empty list counts as none. */
@@ -70,22 +77,34 @@ export function setIntersectionProblem(
       state.numbers?.length ? improvePrompt(pair, state.numbers, fewShot) : taskPrompt(pair, fewShot),
     thought: { maxTokens: numbersPerThought * tokensPerNumber },
     answerMaxTokens: (most + 2) * tokensPerNumber,
-    readPartial: (text, ended) => readPartialNumberList(text, ended, true),
-    readAnswer: readNumberList,
+    readPartial: (text, ended) => orEmptyList(readPartialNumberList(text, ended, true), text),
+    readAnswer: (text) => orEmptyList(readNumberList(text), text),
     score: (state) => 0 - errors(state),
     hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(wanted, numbers) > 0,
     isComplete: (state) => state.complete,
     isSolved: (state) => state.complete && setIntersectionErrors(wanted, state.numbers) === 0,
     answer: (state) => state.numbers ?? [],
+    split: (parts) => {
+      const seconds = splitEvenly(pair.second, parts);
+      const sub = (begin: number, end: number) =>
+        setIntersectionProblem({ first: pair.first, second: seconds.slice(begin, end).flat() }, options);
+      return {
+        parts: seconds.map((_, part) => sub(part, part + 1)),
+        merge: (begin, _middle, end, a, b) => ({
+          ...sub(begin, end),
+          prompt: () => mergePrompt(a.numbers ?? [], b.numbers ?? []),
+        }),
+      };
+    },
   };
 }
 
 /**
  * The paper's error score: numbers missing from `output` plus numbers too many in it, repetitions among them. Unreadable
- * or empty scores 1000: an intersection is never empty here, and the paper's parser reads no empty list.
+ * scores 1000, and so does an empty list unless the intersection is empty: the paper's parser reads none.
  */
 export function setIntersectionErrors(wanted: readonly number[], output: readonly number[] | undefined): number {
-  if (output === undefined || output.length === 0) return SET_INTERSECTION_UNREADABLE;
+  if (output === undefined || (output.length === 0 && wanted.length > 0)) return SET_INTERSECTION_UNREADABLE;
   const missing = new Set(wanted);
   let tooMany = 0;
   for (const value of output) if (!missing.delete(value)) tooMany++;
@@ -98,6 +117,11 @@ function prefixErrors(wanted: readonly number[], prefix: readonly number[] | und
   if (prefix.length === 0) return 1;
   const left = new Set(wanted);
   return prefix.filter((value) => !left.delete(value)).length;
+}
+
+/** "[]" reads as an empty list: the right answer for a part of the sets that have nothing in common. */
+function orEmptyList(state: NumberListState, text: string): NumberListState {
+  return state.numbers === undefined && /\[\s*\]\s*$/.test(text) ? { ...state, numbers: [] } : state;
 }
 
 export interface SetIntersectionRow extends SetPair {
@@ -160,6 +184,14 @@ function improvePrompt(pair: SetPair, current: readonly number[], fewShot: numbe
     "Answer with the corrected list only.\n",
     ...withTitle(examples),
     `${formatPair(pair)}\nIncorrect intersection: ${formatList(current)}`,
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function mergePrompt(first: readonly number[], second: readonly number[]): PromptMessage[] {
+  const content = [
+    "Join the two lists of numbers into one that holds all of them. Answer with the joined list only.\n",
+    `List 1: ${formatList(first)}\nList 2: ${formatList(second)}`,
   ].join("");
   return [{ role: "user", content }];
 }

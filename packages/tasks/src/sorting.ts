@@ -5,7 +5,14 @@
  */
 import type { Problem, PromptMessage } from "@deftree/search";
 import { parse as parseCsv } from "csv-parse/sync";
-import { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
+import {
+  formatList,
+  type NumberListState,
+  readNumberList,
+  readPartialNumberList,
+  sortedCopy,
+  splitEvenly,
+} from "./number-list.js";
 import { createRng } from "./rng.js";
 
 /** Error score of an answer in which no list can be read. */
@@ -54,6 +61,16 @@ export function sortingProblem(
     isComplete: (state) => state.complete,
     isSolved: (state) => state.complete && isSortedCopy(input, state.numbers),
     answer: (state) => state.numbers ?? [],
+    split: (parts) => {
+      const lists = splitEvenly(input, parts);
+      return {
+        parts: lists.map((list) => sortingProblem(list, options)),
+        merge: (begin, _middle, end, a, b) => ({
+          ...sortingProblem(lists.slice(begin, end).flat(), options),
+          prompt: () => mergePrompt(a.numbers ?? [], b.numbers ?? [], fewShot),
+        }),
+      };
+    },
   };
 }
 
@@ -138,6 +155,21 @@ function improvePrompt(input: readonly number[], current: readonly number[], few
     "Answer with the corrected sorted list only.\n",
     ...withTitle(examples),
     `Input: ${formatList(input)}\nIncorrectly sorted: ${formatList(current)}`,
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function mergePrompt(first: readonly number[], second: readonly number[], fewShot: number): PromptMessage[] {
+  const lists = (a: readonly number[], b: readonly number[]) => `List 1: ${formatList(a)}\nList 2: ${formatList(b)}`;
+  const examples = exampleInputs(fewShot).map((example) => {
+    const [a, b] = splitEvenly(example, 2);
+    return `${lists(sortedCopy(a!), sortedCopy(b!))}\nOutput: ${formatList(sortedCopy(example))}\n\n`;
+  });
+  const content = [
+    "Merge the two sorted lists of digits into one sorted list. Keep every repetition. ",
+    "Answer with the merged list only.\n",
+    ...withTitle(examples),
+    lists(first, second),
   ].join("");
   return [{ role: "user", content }];
 }
