@@ -67,7 +67,8 @@ class Owned {
   Destroy destroy_;
 };
 
-// Rows up to which a choice of algorithm holds: a prompt's chunks differ by a few rows and must not search anew each time.
+// Rows up to which a choice of algorithm holds: a prompt's chunks differ by a few rows and must not search anew each
+// time.
 int bucket_of(int num_rows) {
   constexpr int kFine = 256;
   if (num_rows > kFine) return (num_rows + kFine - 1) / kFine * kFine;
@@ -118,8 +119,8 @@ void CublasLt::multiply(const __nv_bfloat16* weight, const __nv_bfloat16* x, int
     cublasLtMatmulPreference_t preference_handle = nullptr;
     api.check(api.MatmulPreferenceCreate(&preference_handle), "choose an algorithm");
     const Owned<cublasLtMatmulPreference_t> preference(preference_handle, api.MatmulPreferenceDestroy);
-    api.check(api.MatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kWorkspaceBytes,
-                                               sizeof(kWorkspaceBytes)),
+    api.check(api.MatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                               &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
               "choose an algorithm");
     cublasLtMatmulHeuristicResult_t result{};
     int num_results = 0;
@@ -128,17 +129,18 @@ void CublasLt::multiply(const __nv_bfloat16* weight, const __nv_bfloat16* x, int
               "choose an algorithm");
     if (num_results == 0)
       throw Error(ErrorCode::kDevice, "cuBLASLt has no algorithm for " + std::to_string(bucket) + " x " +
-                                          std::to_string(in_features) + " times " + std::to_string(in_features) + " x " +
-                                          std::to_string(out_features));
+                                          std::to_string(in_features) + " times " + std::to_string(in_features) +
+                                          " x " + std::to_string(out_features));
     found = state_->algorithms.emplace(key, result.algo).first;
   }
 
   const auto x_layout = state_->layout(CUDA_R_16BF, in_features, num_rows);
   const auto y_layout = state_->layout(y_type, out_features, num_rows);
   const float one = 1, zero = 0;
-  api.check(api.Matmul(state_->handle, product.get(), &one, weight, w.get(), x, x_layout.get(), &zero, y, y_layout.get(), y,
-                       y_layout.get(), &found->second, state_->workspace.data(), kWorkspaceBytes, stream),
-            "multiply");
+  api.check(
+      api.Matmul(state_->handle, product.get(), &one, weight, w.get(), x, x_layout.get(), &zero, y, y_layout.get(), y,
+                 y_layout.get(), &found->second, state_->workspace.data(), kWorkspaceBytes, stream),
+      "multiply");
 }
 
 }  // namespace deftree

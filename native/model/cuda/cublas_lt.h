@@ -20,9 +20,9 @@ class CublasLt {
 
   enum class Output { kBf16, kF32 };
 
-  // Enqueues y = x Wt. x: [num_rows, in_features], weight: [out_features, in_features], y: [num_rows, out_features], all
-  // row-major; sums in f32. Products of one object share a workspace, so they belong on one stream. The algorithm is
-  // chosen once for a bucket of rows. Throws kDevice.
+  // Enqueues y = x Wt. x: [num_rows, in_features], weight: [out_features, in_features], y: [num_rows, out_features],
+  // all row-major; sums in f32. Products of one object share a workspace, so they belong on one stream. The algorithm
+  // is chosen once for a bucket of rows. Throws kDevice.
   void multiply(const __nv_bfloat16* weight, const __nv_bfloat16* x, int num_rows, int out_features, int in_features,
                 void* y, Output output, cudaStream_t stream);
 

@@ -107,9 +107,11 @@ void CudaLinear::run_to_floats(int weight, const __nv_bfloat16* x, int num_rows,
   const int out_features = added.weight.out_features, in_features = added.weight.in_features;
   if (num_rows == 0) return;
   if (state_->streams) {
-    run_stream_linear(added.plans[bucket_index(num_rows)], added.map, x, num_rows, out_features, in_features, y, stream);
+    run_stream_linear(added.plans[bucket_index(num_rows)], added.map, x, num_rows, out_features, in_features, y,
+                      stream);
   } else {
-    state_->cublas_lt.multiply(added.weight.data, x, num_rows, out_features, in_features, y, CublasLt::Output::kF32, stream);
+    state_->cublas_lt.multiply(added.weight.data, x, num_rows, out_features, in_features, y, CublasLt::Output::kF32,
+                               stream);
   }
 }
 

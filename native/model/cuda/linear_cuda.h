@@ -42,8 +42,9 @@ class CudaLinear {
   CudaLinear(const CudaLinear&) = delete;
   CudaLinear& operator=(const CudaLinear&) = delete;
 
-  // Makes `weight` known to the streaming kernel (tensor map, cut) and returns what run() takes. The memory it names must outlive
-  // the object. Throws kBadArgument when in_features is no multiple of 8 or, for kSum, out_features none of 4.
+  // Makes `weight` known to the streaming kernel (tensor map, cut) and returns what run() takes. The memory it names
+  // must outlive the object. Throws kBadArgument when in_features is no multiple of 8 or, for kSum, out_features none
+  // of 4.
   int add(const CudaWeight& weight, LinearResult result = LinearResult::kSum);
 
   // f32 values that run() of up to `max_rows` rows with any weight added so far needs for its parts.

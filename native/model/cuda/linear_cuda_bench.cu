@@ -1,8 +1,8 @@
 // Matrix products of a step on a GPU: linear_cuda_bench [shapes | step | prefill]...
 //
-// Method: random bf16 weights and inputs; as many weights of a shape as are needed that nothing stays in L2 from one replay
-// to the next; products as links of one CUDA graph; warm-up, then the median of the replays. Bandwidths count the bytes of
-// weights; beside them the bandwidth of a device-to-device copy (bytes read and written) of the same run.
+// Method: random bf16 weights and inputs; as many weights of a shape as are needed that nothing stays in L2 from one
+// replay to the next; products as links of one CUDA graph; warm-up, then the median of the replays. Bandwidths count
+// the bytes of weights; beside them the bandwidth of a device-to-device copy (bytes read and written) of the same run.
 //
 //   shapes    one product after another, for 1 to 128 rows: the streaming kernel and cuBLASLt
 //   step      the products of Llama-3-8B's 32 layers and its lm_head with small kernels between them
@@ -40,10 +40,11 @@ struct Shape {
 };
 
 constexpr Shape kShapes[] = {
-    {"Llama-3-8B", 6144, 4096},     {"Llama-3-8B", 4096, 4096},   {"Llama-3-8B", 28672, 4096}, {"Llama-3-8B", 4096, 14336},
-    {"Llama-3-8B", 128256, 4096, true}, {"Llama-3.2-1B", 3072, 2048}, {"Llama-3.2-1B", 2048, 2048}, {"Llama-3.2-1B", 16384, 2048},
-    {"Llama-3.2-1B", 2048, 8192},   {"Llama-3.2-1B", 128256, 2048, true}, {"SmolLM2-135M", 960, 576}, {"SmolLM2-135M", 576, 576},
-    {"SmolLM2-135M", 3072, 576},    {"SmolLM2-135M", 576, 1536},  {"SmolLM2-135M", 49152, 576, true},
+    {"Llama-3-8B", 6144, 4096},           {"Llama-3-8B", 4096, 4096},         {"Llama-3-8B", 28672, 4096},
+    {"Llama-3-8B", 4096, 14336},          {"Llama-3-8B", 128256, 4096, true}, {"Llama-3.2-1B", 3072, 2048},
+    {"Llama-3.2-1B", 2048, 2048},         {"Llama-3.2-1B", 16384, 2048},      {"Llama-3.2-1B", 2048, 8192},
+    {"Llama-3.2-1B", 128256, 2048, true}, {"SmolLM2-135M", 960, 576},         {"SmolLM2-135M", 576, 576},
+    {"SmolLM2-135M", 3072, 576},          {"SmolLM2-135M", 576, 1536},        {"SmolLM2-135M", 49152, 576, true},
 };
 constexpr Shape kLayer[] = {kShapes[0], kShapes[1], kShapes[2], kShapes[3]};
 constexpr Shape kLmHead = kShapes[4];
@@ -125,8 +126,9 @@ struct Model {
   Values values, x[2];
 
   void add(const Shape& shape) {
-    Values weight = random_values(static_cast<size_t>(shape.out_features) * shape.in_features,
-                                  static_cast<unsigned>(layers.size()), 1.7f / std::sqrt(static_cast<float>(shape.in_features)));
+    Values weight =
+        random_values(static_cast<size_t>(shape.out_features) * shape.in_features, static_cast<unsigned>(layers.size()),
+                      1.7f / std::sqrt(static_cast<float>(shape.in_features)));
     const int id = linear.add({weight.data(), shape.out_features, shape.in_features}, result_of(shape));
     layers.push_back({shape, std::move(weight), id});
   }
@@ -167,8 +169,8 @@ struct Model {
       const LinearSum sum = run(layers[i], x[i % 2].data(), rows, ours, stream);
       if (i + 1 == layers.size()) break;
       const int width = layers[i + 1].shape.in_features;
-      cuda::launch_chained(fold_kernel, (rows * (width / 4) + kBlock - 1) / kBlock, kBlock, 0, stream, true, "fold", sum,
-                           x[(i + 1) % 2].data(), width);
+      cuda::launch_chained(fold_kernel, (rows * (width / 4) + kBlock - 1) / kBlock, kBlock, 0, stream, true, "fold",
+                           sum, x[(i + 1) % 2].data(), width);
     }
   }
 };
@@ -186,9 +188,12 @@ void bench_shapes(const cuda::Stream& stream, double bandwidth, std::string& jso
     for (int rows : kRowCounts) {
       double us[2];
       for (bool ours : {false, true}) {
-        us[ours] = replay_ms(stream, [&] {
-          for (const Layer& layer : model.layers) model.run(layer, model.x[0].data(), rows, ours, stream.get());
-        }) * 1e3 / model.layers.size();
+        us[ours] = replay_ms(stream,
+                             [&] {
+                               for (const Layer& layer : model.layers)
+                                 model.run(layer, model.x[0].data(), rows, ours, stream.get());
+                             }) *
+                   1e3 / model.layers.size();
       }
       std::printf("%-13s %7d %6d %5d %9.2f %7.3f %5.0f%% %9.2f %7.3f %5.0f%%\n", shape.model, shape.out_features,
                   shape.in_features, rows, us[1], bytes / us[1] * 1e-6, bytes / us[1] * 1e8 / bandwidth, us[0],
@@ -209,8 +214,8 @@ void bench_step(const cuda::Stream& stream, double bandwidth, std::string& json)
   model.add(kLmHead);
   model.allocate(128);
   const double floor_ms = model.weight_bytes() / bandwidth * 1e3;
-  std::printf("\nproducts of a Llama-3-8B step, %.2f GB of weights, %.3f ms at the copy bandwidth\n", model.weight_bytes() * 1e-9,
-              floor_ms);
+  std::printf("\nproducts of a Llama-3-8B step, %.2f GB of weights, %.3f ms at the copy bandwidth\n",
+              model.weight_bytes() * 1e-9, floor_ms);
   std::printf("%5s %9s %7s %12s %7s\n", "rows", "ms", "ratio", "ms cuBLASLt", "ratio");
   for (int rows : kRowCounts) {
     double ms[2];
@@ -218,8 +223,8 @@ void bench_step(const cuda::Stream& stream, double bandwidth, std::string& json)
     std::printf("%5d %9.3f %7.3f %12.3f %7.3f\n", rows, ms[1], ms[1] / floor_ms, ms[0], ms[0] / floor_ms);
     std::fflush(stdout);
     char row[160];
-    std::snprintf(row, sizeof(row), "%s{\"rows\":%d,\"ms\":%.4f,\"cublas_ms\":%.4f,\"floor_ms\":%.4f}", json.empty() ? "" : ",",
-                  rows, ms[1], ms[0], floor_ms);
+    std::snprintf(row, sizeof(row), "%s{\"rows\":%d,\"ms\":%.4f,\"cublas_ms\":%.4f,\"floor_ms\":%.4f}",
+                  json.empty() ? "" : ",", rows, ms[1], ms[0], floor_ms);
     json += row;
   }
 }
@@ -231,9 +236,12 @@ void bench_prefill(const cuda::Stream& stream, double, std::string& json) {
     for (int i = 0; i < 4; ++i) model.add(shape);
     model.allocate(4096);
     for (int rows : {2048, 4000}) {
-      const double us = replay_ms(stream, [&] {
-        for (const Layer& layer : model.layers) model.run(layer, model.x[0].data(), rows, true, stream.get());
-      }) * 1e3 / model.layers.size();
+      const double us = replay_ms(stream,
+                                  [&] {
+                                    for (const Layer& layer : model.layers)
+                                      model.run(layer, model.x[0].data(), rows, true, stream.get());
+                                  }) *
+                        1e3 / model.layers.size();
       const double tflops = 2.0 * rows * shape.out_features * shape.in_features / us * 1e-6;
       std::printf("%7d %6d %5d %9.2f %9.1f\n", shape.out_features, shape.in_features, rows, us, tflops);
       char row[160];

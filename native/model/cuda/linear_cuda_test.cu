@@ -21,11 +21,21 @@ namespace {
 
 using cuda::DeviceBuffer;
 
-// ---- the cut, which needs no GPU --------------------------------------------------------------------------------------
+// ---- the cut, which needs no GPU
+// --------------------------------------------------------------------------------------
 
 TEST(stream_plan_covers_every_unit_once) {
-  for (const auto [out, in] : {std::pair{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {128256, 4096}, {3072, 2048},
-                               {960, 576}, {576, 1536}, {64, 64}, {4, 8}, {260, 72}}) {
+  for (const auto [out, in] : {std::pair{6144, 4096},
+                               {4096, 4096},
+                               {28672, 4096},
+                               {4096, 14336},
+                               {128256, 4096},
+                               {3072, 2048},
+                               {960, 576},
+                               {576, 1536},
+                               {64, 64},
+                               {4, 8},
+                               {260, 72}}) {
     for (int rows : {1, 16, 17, 64, 65, 128}) {
       for (int processors : {1, 7, 114, 132}) {
         const StreamPlan plan = plan_stream(out, in, rows, processors);
@@ -70,7 +80,8 @@ TEST(stream_plan_depends_on_the_bucket_only) {
   }
 }
 
-// ---- on the GPU -------------------------------------------------------------------------------------------------------
+// ---- on the GPU
+// -------------------------------------------------------------------------------------------------------
 
 bool has_gpu() {
   int num_devices = 0;
@@ -86,7 +97,8 @@ __global__ void fill_kernel(__nv_bfloat16* out, size_t size, unsigned seed, floa
   for (size_t i = blockIdx.x * size_t{kBlock} + threadIdx.x; i < size; i += size_t{gridDim.x} * kBlock) {
     float sum = -2;
     for (unsigned k = 0; k < 4; ++k) {
-      unsigned h = (static_cast<unsigned>(i) * 4 + k) * 2654435761u ^ seed * 0x9e3779b9u ^ static_cast<unsigned>(i >> 30);
+      unsigned h =
+          (static_cast<unsigned>(i) * 4 + k) * 2654435761u ^ seed * 0x9e3779b9u ^ static_cast<unsigned>(i >> 30);
       h = (h ^ h >> 16) * 0x85ebca6bu;
       h = (h ^ h >> 13) * 0xc2b2ae35u;
       sum += static_cast<float>(h ^ h >> 16) * 0x1p-32f;
@@ -163,7 +175,8 @@ struct Matrix {
   size_t size;
 
   Matrix(int num_rows, int num_columns, unsigned seed, float scale)
-      : memory(static_cast<size_t>(num_rows) * num_columns + 2 * kBand), size(static_cast<size_t>(num_rows) * num_columns) {
+      : memory(static_cast<size_t>(num_rows) * num_columns + 2 * kBand),
+        size(static_cast<size_t>(num_rows) * num_columns) {
     poison(memory);
     fill(0, size, seed, scale);
   }
@@ -183,8 +196,11 @@ struct Product {
   DeviceBuffer<__nv_bfloat16> values;
 
   Product(CudaLinear& linear, int out, int in, unsigned seed, int max_rows = 256)
-      : out_features(out), in_features(in), weight(out, in, seed, 1 / std::sqrt(static_cast<float>(in))),
-        id(linear.add({weight.data(), out, in})), parts(linear.max_part_values(max_rows)),
+      : out_features(out),
+        in_features(in),
+        weight(out, in, seed, 1 / std::sqrt(static_cast<float>(in))),
+        id(linear.add({weight.data(), out, in})),
+        parts(linear.max_part_values(max_rows)),
         values(static_cast<size_t>(max_rows) * out) {}
 
   LinearSum run(CudaLinear& linear, const __nv_bfloat16* x, int num_rows, cudaStream_t stream = nullptr) {
@@ -234,8 +250,8 @@ ErrorNorm error_of(const std::vector<float>& y, const std::vector<double>& exact
   return error;
 }
 
-// y in f32: the matrix units add 16 products at a time to a sum in f32 and may cut it instead of rounding, so a sum loses at
-// most its last bit (2^-23) each time. y in bf16: at most twice the error of rounding a sum in f32.
+// y in f32: the matrix units add 16 products at a time to a sum in f32 and may cut it instead of rounding, so a sum
+// loses at most its last bit (2^-23) each time. y in bf16: at most twice the error of rounding a sum in f32.
 void check_product(const std::vector<float>& y, const Reference& reference, int in_features, bool is_f32,
                    const std::string& what) {
   const ErrorNorm error = error_of(y, reference.exact), naive = error_of(reference.naive, reference.exact);
@@ -279,8 +295,15 @@ TEST(every_row_count_against_f64) {
 
 TEST(model_shapes_against_f64) {
   if (!has_gpu()) return;
-  for (const auto [out, in] : {std::pair{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {3072, 2048}, {2048, 2048},
-                               {16384, 2048}, {2048, 8192}, {3072, 576}})
+  for (const auto [out, in] : {std::pair{6144, 4096},
+                               {4096, 4096},
+                               {28672, 4096},
+                               {4096, 14336},
+                               {3072, 2048},
+                               {2048, 2048},
+                               {16384, 2048},
+                               {2048, 8192},
+                               {3072, 576}})
     check_shape(out, in, {1, 20, 48, 128, 200});
 }
 
@@ -339,7 +362,8 @@ struct Chain {
   void run(cudaStream_t stream, bool waits) {
     Product& memory = *products.front();
     for (auto& product : products) {
-      const LinearSum sum = linear.run(product->id, x.data(), num_rows, memory.parts.data(), memory.values.data(), stream);
+      const LinearSum sum =
+          linear.run(product->id, x.data(), num_rows, memory.parts.data(), memory.values.data(), stream);
       if (waits) cuda::check(cudaStreamSynchronize(stream), "chain");
       fold(sum, nullptr, x.data(), kWidth, stream);
       if (waits) cuda::check(cudaStreamSynchronize(stream), "chain");

@@ -10,9 +10,10 @@ namespace deftree {
 
 // y [num_rows, out_features], one of two forms.
 //
-// bf16 `values`, row-major; or f32 `parts`, [part][num_rows][out_features]: features form tiles of `tile_features`, a tile's
-// work is `units_per_tile` units, all units are numbered through and divided evenly among `num_workers`, and a worker
-// writes what it has of a tile as the tile's part (worker - first worker of the tile). Only a tile's own parts are written.
+// bf16 `values`, row-major; or f32 `parts`, [part][num_rows][out_features]: features form tiles of `tile_features`, a
+// tile's work is `units_per_tile` units, all units are numbered through and divided evenly among `num_workers`, and a
+// worker writes what it has of a tile as the tile's part (worker - first worker of the tile). Only a tile's own parts
+// are written.
 //
 // num_units * num_workers is less than 2^31.
 struct LinearSum {

@@ -1,5 +1,3 @@
-#include "model/cuda/stream_linear.h"
-
 #include <cudaTypedefs.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 
 #include "common/error.h"
 #include "model/cuda/stream_linear.cuh"
+#include "model/cuda/stream_linear.h"
 
 namespace deftree {
 namespace {
@@ -20,8 +19,8 @@ int bucket_of(int num_rows) { return num_rows <= 16 ? 16 : num_rows <= 32 ? 32 :
 
 int div_up(int a, int b) { return (a + b - 1) / b; }
 
-// The rows' tile. A stage has 16 KiB of weights in both forms: 64 x 128 leaves half the parts, 128 x 64 reads x half as often and
-// has the longer ring.
+// The rows' tile. A stage has 16 KiB of weights in both forms: 64 x 128 leaves half the parts, 128 x 64 reads x half as
+// often and has the longer ring.
 constexpr int tile_features_of(int bucket_rows) { return bucket_rows <= 64 ? 64 : 128; }
 
 StreamPlan tiles_of(int out_features, int in_features, int num_rows) {
@@ -73,8 +72,9 @@ PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
     cuda::check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found),
                 "cannot ask the NVIDIA driver for tensor maps");
     if (entry == nullptr || found != cudaDriverEntryPointSuccess)
-      throw Error(ErrorCode::kDevice,
-                  "the NVIDIA driver knows no tensor maps (cuTensorMapEncodeTiled); update it to one for CUDA 12.8 or newer");
+      throw Error(
+          ErrorCode::kDevice,
+          "the NVIDIA driver knows no tensor maps (cuTensorMapEncodeTiled); update it to one for CUDA 12.8 or newer");
     return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(entry);
   }();
   return encoder;
@@ -84,8 +84,9 @@ PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 
 StreamPlan plan_stream(int out_features, int in_features, int num_rows, int num_processors) {
   StreamPlan plan = tiles_of(out_features, in_features, num_rows);
-  // The memory is as busy with a few multiprocessors less, and parts cost it too: of the counts down to least_percent, the one with
-  // the fewest parts a tile, then the largest. Many rows make parts large, so fewer parts are worth more multiprocessors.
+  // The memory is as busy with a few multiprocessors less, and parts cost it too: of the counts down to least_percent,
+  // the one with the fewest parts a tile, then the largest. Many rows make parts large, so fewer parts are worth more
+  // multiprocessors.
   const int least_percent = plan.bucket_rows <= 64 ? 90 : 70;
   const int most = std::min(num_processors, plan.num_units);
   plan.num_workers = most;
@@ -125,10 +126,10 @@ CUtensorMap encode_matrix(const __nv_bfloat16* data, int num_rows, int num_featu
   const cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(num_features) * sizeof(__nv_bfloat16)};
   const cuuint32_t box[] = {kBoxFeatures, static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t step[] = {1, 1};
-  const CUresult result = tensor_map_encoder()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(data), size, row_bytes, box, step,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<__nv_bfloat16*>(data), size, row_bytes,
+                           box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     throw Error(ErrorCode::kDevice, "the NVIDIA driver refuses a tensor map of " + std::to_string(num_rows) + " x " +
                                         std::to_string(num_features) + " bf16 (error " + std::to_string(result) + ")");
@@ -141,8 +142,8 @@ void run_stream_linear(const StreamPlan& plan, const CUtensorMap& weight, const 
   with_kernel(plan.bucket_rows, [&](auto* kernel, auto stage) {
     const int num_stages = std::min((kSharedBytes - kAlignBytes) / stage.kBytes, stream_linear::kMaxStages);
     const stream_linear::Task task{plan.sum(parts, num_rows, out_features), parts, plan.steps_per_unit, num_stages};
-    cuda::launch_chained(kernel, plan.num_workers, stage.kNumThreads, num_stages * stage.kBytes + kAlignBytes, stream, true,
-                         "cannot start a matrix product", weight, x_map, task);
+    cuda::launch_chained(kernel, plan.num_workers, stage.kNumThreads, num_stages * stage.kBytes + kAlignBytes, stream,
+                         true, "cannot start a matrix product", weight, x_map, task);
   });
 }
 

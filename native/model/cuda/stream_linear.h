@@ -1,8 +1,10 @@
-// The matrix product of few rows on compute capability 9.0: every weight is read once, and reading is all the time there is.
+// The matrix product of few rows on compute capability 9.0: every weight is read once, and reading is all the time
+// there is.
 //
 // Weights are the wide operand of wgmma: 64 or 128 of them (a tile) times a step of in_features per stage of a ring
 // that fills shared memory. The steps of all tiles are numbered through and divided evenly among the thread blocks
-// ("stream-K", Osama et al., arXiv 2301.03598), so that no tail of half-empty waves is left. See linear_sum.cuh for the result.
+// ("stream-K", Osama et al., arXiv 2301.03598), so that no tail of half-empty waves is left. See linear_sum.cuh for the
+// result.
 #pragma once
 
 #include <cuda.h>
@@ -32,8 +34,8 @@ StreamPlan plan_stream(int out_features, int in_features, int num_rows, int num_
 // The same with tiles that no two workers share: max_parts is 1, and parts are y itself.
 StreamPlan plan_stream_whole_tiles(int out_features, int in_features, int num_rows, int num_processors);
 
-// Asks the driver for the encoder of tensor maps and lets the kernels use all shared memory of the current device. Throws
-// kDevice.
+// Asks the driver for the encoder of tensor maps and lets the kernels use all shared memory of the current device.
+// Throws kDevice.
 void prepare_stream_linear();
 
 // The tensor map of a weight matrix or of x: [num_rows, num_features] bf16, row-major, read in boxes of box_rows x 64.
@@ -42,7 +44,8 @@ CUtensorMap encode_matrix(const __nv_bfloat16* data, int num_rows, int num_featu
 inline constexpr int kWeightBoxRows = 64;
 
 // Enqueues the product as a link of a chain (cuda/launch.cuh): weights are read while the kernel in front still runs.
-// `weight`: of encode_matrix with kWeightBoxRows; x: [num_rows, in_features]; parts: [max_parts][num_rows][out_features].
+// `weight`: of encode_matrix with kWeightBoxRows; x: [num_rows, in_features]; parts:
+// [max_parts][num_rows][out_features].
 void run_stream_linear(const StreamPlan& plan, const CUtensorMap& weight, const __nv_bfloat16* x, int num_rows,
                        int out_features, int in_features, float* parts, cudaStream_t stream);
 
