@@ -54,7 +54,7 @@ Napi::Array encode_top(Napi::Env env, const std::vector<TokenLogprob>& top) {
 
 }  // namespace
 
-Napi::Object encode_message(Napi::Env env, const StepMessage& message) {
+Napi::Object encode_message(Napi::Env env, const StepMessage& message, double time_ms) {
   const size_t num_tokens = message.tokens.size();
   Napi::Uint32Array requests = Napi::Uint32Array::New(env, num_tokens);
   Napi::Int32Array tokens = Napi::Int32Array::New(env, num_tokens);
@@ -70,6 +70,7 @@ Napi::Object encode_message(Napi::Env env, const StepMessage& message) {
   }
   Napi::Object object = Napi::Object::New(env);
   object.Set("step", static_cast<double>(message.step));
+  object.Set("timeMs", time_ms);
   object.Set("requests", requests);
   object.Set("tokens", tokens);
   object.Set("logprobs", logprobs);

@@ -1,6 +1,7 @@
 #include "binding/engine_host.h"
 
 #include <algorithm>
+#include <chrono>
 #include <system_error>
 #include <utility>
 
@@ -181,8 +182,15 @@ void EngineHost::call_js(napi_env env, napi_value, void* context, void* data) {
   }
 }
 
+void EngineHost::publish(std::unique_ptr<StepMessage> message) {
+  const std::chrono::duration<double, std::milli> now = std::chrono::steady_clock::now().time_since_epoch();
+  post(Published{std::move(message), now.count()});
+}
+
 void EngineHost::receive(Napi::Env env, Event& event) {
-  if (const auto* message = std::get_if<std::unique_ptr<StepMessage>>(&event)) return receive_message(env, **message);
+  if (const auto* published = std::get_if<Published>(&event)) {
+    return receive_message(env, *published->message, published->time_ms);
+  }
   if (const auto* loaded = std::get_if<Loaded>(&event)) return receive_loaded(env, *loaded);
   if (const auto* error = std::get_if<Error>(&event)) return fail_load(env, *error);
   receive_stopped(env);
@@ -203,7 +211,7 @@ void EngineHost::fail_load(Napi::Env env, const Error& error) {
   release(1);
 }
 
-void EngineHost::receive_message(Napi::Env env, const StepMessage& message) {
+void EngineHost::receive_message(Napi::Env env, const StepMessage& message, double time_ms) {
   for (const CheckResult& check : message.checks) {
     const auto node = checks_.extract(check.ticket);
     if (check.broken) node.mapped().Reject(to_js_error(env, *check.broken).Value());
@@ -212,7 +220,7 @@ void EngineHost::receive_message(Napi::Env env, const StepMessage& message) {
   const Napi::Object object = object_->Value();
   release(message.checks.size() + message.finished.size());
   if (message.tokens.empty() && message.finished.empty() && !message.fatal) return;
-  object.Get(kOnStep).As<Napi::Function>().Call(object, {encode_message(env, message)});
+  object.Get(kOnStep).As<Napi::Function>().Call(object, {encode_message(env, message, time_ms)});
 }
 
 void EngineHost::receive_stopped(Napi::Env env) {

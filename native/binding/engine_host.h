@@ -53,7 +53,11 @@ class EngineHost final : public EngineListener, public std::enable_shared_from_t
     int num_threads;
   };
   struct Stopped {};
-  using Event = std::variant<std::unique_ptr<StepMessage>, Loaded, Error, Stopped>;
+  struct Published {
+    std::unique_ptr<StepMessage> message;
+    double time_ms;  // when the step ended, whenever JavaScript gets to see it; of the steady clock
+  };
+  using Event = std::variant<Published, Loaded, Error, Stopped>;
 
   EngineHost(Napi::Env env, NativeEngine* object);
   void start(LoadArguments arguments);
@@ -62,7 +66,7 @@ class EngineHost final : public EngineListener, public std::enable_shared_from_t
   void unwatch(Napi::Env env);
 
   // EngineListener, on the engine's thread.
-  void publish(std::unique_ptr<StepMessage> message) override { post(std::move(message)); }
+  void publish(std::unique_ptr<StepMessage> message) override;
   void loaded(const Backend& backend) override;
   void load_failed(const Error& error) override { post(error); }
   void stopped() override { post(Stopped{}); }
@@ -75,7 +79,7 @@ class EngineHost final : public EngineListener, public std::enable_shared_from_t
   void receive(Napi::Env env, Event& event);
   void receive_loaded(Napi::Env env, const Loaded& loaded);
   void fail_load(Napi::Env env, const Error& error);
-  void receive_message(Napi::Env env, const StepMessage& message);
+  void receive_message(Napi::Env env, const StepMessage& message, double time_ms);
   void receive_stopped(Napi::Env env);
   // Open operations keep the process and the JavaScript object alive; without any, both may go.
   void hold(size_t num_operations);

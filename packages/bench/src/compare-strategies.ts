@@ -8,7 +8,13 @@ import {
   type Strategy,
   singleShot,
 } from "@deftree/search";
-import { generateSorting, SORTING_UNREADABLE, type NumberListState, sortingErrors, sortingProblem } from "@deftree/tasks";
+import {
+  generateSorting,
+  type NumberListState,
+  SORTING_UNREADABLE,
+  sortingErrors,
+  sortingProblem,
+} from "@deftree/tasks";
 
 /**
  * Three ways to spend tokens on the same sorting problems: one greedy answer, Tree of Thoughts, and best-of-n with as

@@ -1,166 +1,262 @@
-import { type BranchEngine, Engine, type EngineBranch, type EngineOptions } from "@deftree/engine";
-import { describeMachine, type MachineInfo } from "./machine.js";
+import { setMaxListeners } from "node:events";
+import { type AttentionPolicy, benchAttention, DeftreeError, Engine, type EngineOptions } from "@deftree/engine";
+import { describeMachine, type MachineInfo, mean, median, percentile } from "./machine.js";
+import { type Replay, replayTree } from "./replay.js";
+import { replaySchedule } from "./replay-tree.js";
+import { verifyDrafts } from "./verify-drafts.js";
+import { makeWorkloads, type Workload, type WorkloadOptions } from "./workloads.js";
 
 /**
- * One prefix, several branches that each add one token of their own and then decode greedily: the decode benchmark on
- * real weights. Two ways to get the branches are measured: forking one prefilled branch, and giving the engine the same
- * prompt once per branch at the same time, as concurrent LangChain calls do.
+ * The decode steps of a workload on a whole model: shapes are replayed, what the tokens say does not matter.
+ *
+ * Definitions, as in the tables of the DeFT paper (Yao et al., ICLR 2025, arXiv 2404.00242, Table 5 and appendix) and in its
+ * code (LINs-lab/DeFT, perf_metrics.py):
+ * - TTFT: from the prompt's submission to its first token at the caller.
+ * - decode latency: the sum of all steps after the first token. The paper sums its forward passes and leaves the tree's
+ *   upkeep and branching out; here a step is all of it, from the end of the step before.
+ * - TPOT: decode latency / generated tokens of the whole tree, so n branches that step together divide a step by n.
+ * - attention latency: attention of all layers. On a GPU only a run with `profile` can tell, and is slower itself.
+ * - KV, mask and partial bytes: what the plan reads and writes, all layers; unshared: KV that each query reading its own
+ *   path would take (the paper's Radix and Flash-Decoding). The paper counts the same per run, here it is per step.
+ * Of a draft tree every token counts as generated, since none is accepted: its TPOT is no speed of speculation.
+ *
+ * Floor of a step: (weight bytes that a step reads + KV bytes of the live tree, each once) / copy bandwidth of the same run.
  */
-export interface DecodeBenchOptions extends EngineOptions {
+export interface DecodeBenchOptions extends EngineOptions, WorkloadOptions {
   model: string;
-  /** Prompt tokens that all branches share. */
-  prefixTokens: number;
-  /** Numbers of branches to measure, one row each. */
-  branches: readonly number[];
-  /** Tokens that each branch decodes. */
-  newTokens: number;
+  /** Ends the run; the result holds what was measured so far. */
+  signal?: AbortSignal;
+  onRow?(row: DecodeBenchRow): void;
+  onNotice?(text: string): void;
 }
 
+/** Times in milliseconds; per step unless the name says otherwise. */
 export interface DecodeBenchRow {
+  workload: string;
+  promptTokens: number;
+  /** Steps measured: fewer than asked for after an abort. */
+  steps: number;
+  /** Of these, steps that the engine cut in two: 0 unless the machine stalled when they began. */
+  raggedSteps: number;
+  /** Mean number of query rows. */
   branches: number;
-  /** One prompt, forked afterwards. */
-  prefillMs: number;
-  /** The same prompt submitted once per branch, all at once. */
-  concurrentPrefillMs: number;
-  decodeTokensPerSecond: number;
+  generatedTokens: number;
+  ttftMs: number;
   stepMs: number;
-  linearMs: number;
-  attentionMs: number;
-  samplingMs: number;
-  otherForwardMs: number;
+  stepP99Ms: number;
+  /** Of all measured steps. */
+  decodeMs: number;
+  tpotMs: number;
+  tokensPerSecond: number;
+  floorMs: number;
+  /** stepMs / floorMs */
+  timesFloor: number;
+  /** Undefined where the device does not tell: a GPU without `profile`. */
+  parts?: { linearMs: number; attentionMs: number; samplingMs: number; otherForwardMs: number };
   /** Scheduling, snapshot, plan, publishing: the step outside the forward pass. */
   overheadMs: number;
   overheadPercent: number;
-  kvBytesReadPerStep: number;
-  kvBytesUnsharedPerStep: number;
-  /** Resident memory that the process gained since before the model was loaded: weights, pages and the rest. */
-  memoryBytes: number;
+  kvBytesRead: number;
+  kvBytesUnshared: number;
+  kvBytesUnique: number;
+  maskBytes: number;
+  partialBytes: number;
 }
 
 export interface DecodeBenchResult {
   benchmark: "decode";
   machine: MachineInfo;
+  device: string;
   model: string;
   weights: string;
   kvType: string;
+  attention: AttentionPolicy;
   weightBytes: number;
+  stepWeightBytes: number;
+  /** Of the pages that the run takes. */
   kvBytes: number;
+  /** On a GPU weights and pages; on the CPU resident memory that the process gained since before the load. */
+  memoryBytes: number;
   threads: number;
-  attention: string;
-  prefixTokens: number;
-  newTokens: number;
+  copyBytesPerS: number;
+  interrupted: boolean;
   rows: DecodeBenchRow[];
 }
 
-const proseSentence =
-  "The history of computing is long and full of surprises, and each part of it has its own heroes. ";
-
+/** @throws what Engine.load throws, and E_BAD_ARGUMENT for a workload that is unknown or too long for the model. */
 export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeBenchResult> {
-  const { model, prefixTokens, branches, newTokens, ...engineOptions } = options;
-  const most = Math.max(...branches);
+  const { model, signal, onRow, onNotice, ...rest } = options;
+  const { workload, promptTokens, widths, steps, firstStep, tree, templates, ...engineOptions } = rest;
+  if (signal) setMaxListeners(0, signal); // every branch listens
+  const { workloads, notice } = await makeWorkloads(options);
+  if (notice) onNotice?.(notice);
+  const isUnshared = engineOptions.attention === "flash-decoding";
   const rssBefore = process.memoryUsage.rss();
   await using engine = await Engine.load(model, {
     ...engineOptions,
     // By default the pages that the run needs, so that the memory figure says what it costs.
-    kvTokens: engineOptions.kvTokens ?? prefixTokens + most * (newTokens + 2 * 16) + 256,
+    kvTokens: engineOptions.kvTokens ?? Math.max(...workloads.map((one) => tokensNeeded(one, isUnshared))),
+    signal,
   });
-  const prefix = proseTokens(engine, prefixTokens);
-  await warmUp(engine, prefix);
-
-  const rows: DecodeBenchRow[] = [];
-  for (const count of branches) {
-    rows.push(await measure(engine, prefix, count, newTokens, rssBefore));
-  }
   const { info } = engine;
+  for (const one of workloads) checkFits(one, info.contextLength);
+  const { copyBytesPerS } = await copyRate(info.device, info.numThreads);
+  await warmUp(engine);
+  const rows: DecodeBenchRow[] = [];
+  for (const one of workloads) {
+    if (signal?.aborted) break;
+    const row = await measure(engine, one, copyBytesPerS, signal);
+    if (!row) break;
+    rows.push(row);
+    onRow?.(row);
+  }
   return {
     benchmark: "decode",
     machine: describeMachine(),
+    device: info.description,
     model: info.modelName,
     weights: info.weightFormat,
     kvType: info.kvType,
-    weightBytes: info.weightBytes,
-    kvBytes: info.kvBytes,
-    threads: info.numThreads,
     attention: info.attention,
-    prefixTokens,
-    newTokens,
+    weightBytes: info.weightBytes,
+    stepWeightBytes: info.stepWeightBytes,
+    kvBytes: info.kvBytes,
+    memoryBytes: info.device === "cuda" ? info.weightBytes + info.kvBytes : process.memoryUsage.rss() - rssBefore,
+    threads: info.numThreads,
+    copyBytesPerS,
+    interrupted: signal?.aborted ?? false,
     rows,
   };
 }
 
-function proseTokens(engine: BranchEngine, count: number): number[] {
-  const tokens = engine.tokenizer.encode(proseSentence.repeat(Math.ceil(count / 16) + 1));
-  return tokens.slice(0, count);
-}
-
-async function warmUp(engine: BranchEngine, prefix: readonly number[]): Promise<void> {
-  using branch = engine.branch();
-  await branch.extend(prefix.slice(0, 64));
-  await branch.decode({ maxTokens: 4, stopTokens: [] });
-}
-
+/** Nothing when it was aborted before two steps had come. */
 async function measure(
-  engine: BranchEngine,
-  prefix: readonly number[],
-  count: number,
-  newTokens: number,
-  rssBefore: number,
-): Promise<DecodeBenchRow> {
-  const concurrentPrefillMs = await timePrefill(engine, prefix, count);
-  const root = engine.branch();
-  let start = performance.now();
-  await root.extend(prefix);
-  const prefillMs = performance.now() - start;
+  engine: Engine,
+  workload: Workload,
+  copyBytesPerS: number,
+  signal: AbortSignal | undefined,
+): Promise<DecodeBenchRow | undefined> {
+  let replay: Replay;
+  try {
+    replay =
+      workload.kind === "replay"
+        ? await replayTree(engine, workload.tree, { ...workload, signal })
+        : await verifyDrafts(engine, { ...workload, signal });
+  } catch (error) {
+    if (DeftreeError.isInstance(error) && error.code === "E_ABORTED") return undefined;
+    throw error;
+  }
+  if (replay.stepMs.length === 0) return undefined;
+  return summarize(workload, replay, engine.info, copyBytesPerS);
+}
 
-  const forks = root.fork(count);
-  const own = forks.map((branch, i) => branch.extend([firstOwnToken(engine, i)]));
-  await Promise.all(own);
-
-  const before = engine.stats();
-  start = performance.now();
-  await Promise.all(forks.map((branch) => branch.decode({ maxTokens: newTokens, stopTokens: [] })));
-  const decodeMs = performance.now() - start;
-  const after = engine.stats();
-  const memoryBytes = process.memoryUsage.rss() - rssBefore;
-  drop([root, ...forks]);
-
-  const steps = after.steps - before.steps;
-  const perStepMs = (key: "linearNs" | "attentionNs" | "samplingNs" | "otherForwardNs" | "overheadNs" | "stepNs") =>
-    (after[key] - before[key]) / steps / 1e6;
+export function summarize(
+  workload: Workload,
+  { ttftMs, stepMs: times, raggedSteps, generatedTokens, before, after }: Replay,
+  info: { stepWeightBytes: number; kvBytesPerToken: number },
+  copyBytesPerS: number,
+): DecodeBenchRow {
+  const shape = meanShape(workload, times.length);
+  const engineSteps = Math.max(1, after.steps - before.steps);
+  const perStep = (key: keyof typeof after) => (after[key] - before[key]) / engineSteps;
+  const decodeMs = times.reduce((sum, ms) => sum + ms, 0);
+  // The first step's tokens came before the first interval.
+  const tokens = shape.branches * times.length;
+  const kvBytesUnique = shape.uniqueTokens * info.kvBytesPerToken;
+  const floorMs = ((info.stepWeightBytes + kvBytesUnique) / copyBytesPerS) * 1e3;
+  const stepMs = median(times);
+  const hasParts = after.linearNs > before.linearNs;
   return {
-    branches: count,
-    prefillMs,
-    concurrentPrefillMs,
-    decodeTokensPerSecond: (count * newTokens * 1000) / decodeMs,
-    stepMs: decodeMs / steps,
-    linearMs: perStepMs("linearNs"),
-    attentionMs: perStepMs("attentionNs"),
-    samplingMs: perStepMs("samplingNs"),
-    otherForwardMs: perStepMs("otherForwardNs"),
-    overheadMs: perStepMs("overheadNs"),
-    overheadPercent: (100 * perStepMs("overheadNs")) / perStepMs("stepNs"),
-    kvBytesReadPerStep: (after.kvBytesRead - before.kvBytesRead) / steps,
-    kvBytesUnsharedPerStep: (after.kvBytesUnshared - before.kvBytesUnshared) / steps,
-    memoryBytes,
+    workload: workload.label,
+    promptTokens: workload.kind === "replay" ? workload.tree.nodes[0]!.tokens : workload.promptTokens,
+    steps: times.length,
+    raggedSteps,
+    branches: shape.branches,
+    generatedTokens,
+    ttftMs,
+    stepMs,
+    stepP99Ms: percentile(times, 99),
+    decodeMs,
+    tpotMs: decodeMs / tokens,
+    tokensPerSecond: (tokens * 1e3) / decodeMs,
+    floorMs,
+    timesFloor: stepMs / floorMs,
+    ...(hasParts && {
+      parts: {
+        linearMs: perStep("linearNs") / 1e6,
+        attentionMs: perStep("attentionNs") / 1e6,
+        samplingMs: perStep("samplingNs") / 1e6,
+        otherForwardMs: perStep("otherForwardNs") / 1e6,
+      },
+    }),
+    overheadMs: perStep("overheadNs") / 1e6,
+    overheadPercent: (100 * perStep("overheadNs")) / perStep("stepNs"),
+    kvBytesRead: perStep("kvBytesRead"),
+    kvBytesUnshared: perStep("kvBytesUnshared"),
+    kvBytesUnique,
+    maskBytes: perStep("maskBytes"),
+    partialBytes: perStep("partialBytes"),
   };
 }
 
-async function timePrefill(engine: BranchEngine, prefix: readonly number[], count: number): Promise<number> {
-  const branches = Array.from({ length: count }, () => engine.branch());
-  const start = performance.now();
-  await Promise.all(branches.map((branch) => branch.extend(prefix)));
-  const elapsed = performance.now() - start;
-  drop(branches);
-  return elapsed;
+/** Of the steps that were timed: the first is not. */
+function meanShape(workload: Workload, timed: number): { branches: number; uniqueTokens: number } {
+  if (workload.kind === "drafts") {
+    const { parents, promptTokens } = workload;
+    return { branches: parents.length, uniqueTokens: promptTokens + parents.length };
+  }
+  const first = workload.range.first + 1;
+  const { liveBranches, uniqueTokens } = replaySchedule(workload.tree, { first, last: first + timed - 1 });
+  return { branches: mean(liveBranches), uniqueTokens: mean(uniqueTokens) };
 }
 
-/** Pruned without keeping the cache, so that the next measurement prefills again. */
-function drop(branches: readonly EngineBranch[]): void {
-  for (const branch of branches) branch.prune({ keepCached: false });
+const slackPerBranch = 64; // partly filled pages, and what is decoded behind the gate
+
+/** KV tokens that a workload needs when nothing is freed in between. */
+function tokensNeeded(workload: Workload, isUnshared: boolean): number {
+  if (workload.kind === "drafts") {
+    const { promptTokens, parents } = workload;
+    const copies = isUnshared ? parents.length + 1 : 1;
+    return promptTokens * copies + parents.length * (1 + slackPerBranch) + 1024;
+  }
+  const { tree, range } = workload;
+  const ever = tree.nodes.filter(({ start }) => start <= range.last);
+  const shared = ever.reduce((sum, { tokens }) => sum + tokens, 0) + ever.length * slackPerBranch + 1024;
+  if (!isUnshared) return shared;
+  return shared + Math.max(...replaySchedule(tree, range).pathTokens);
 }
 
-/** A different first token per branch, so that no two branches are the same. */
-function firstOwnToken(engine: BranchEngine, index: number): number {
-  const { vocabSize } = engine.info;
-  return (Math.min(1000, vocabSize >> 1) + index) % vocabSize;
+function checkFits(workload: Workload, contextLength: number): void {
+  const longest = longestPath(workload);
+  if (longest <= contextLength) return;
+  throw new DeftreeError(
+    "E_BAD_ARGUMENT",
+    `${workload.label} has branches of ${longest} tokens and the model's context holds ${contextLength}: ` +
+      "ask for fewer --prompt-tokens or --steps",
+    { figures: { wanted: longest, contextLength } },
+  );
+}
+
+/** With the two tokens that the gate may add. */
+function longestPath(workload: Workload): number {
+  const gate = 2;
+  if (workload.kind === "drafts") {
+    const { parents, promptTokens } = workload;
+    const depth = (draft: number): number => (draft < 0 ? 0 : 1 + depth(parents[draft]!));
+    return promptTokens + Math.max(...parents.map((_, draft) => depth(draft))) + gate;
+  }
+  const { tree, range } = workload;
+  return tree.nodes[0]!.tokens + range.last + gate;
+}
+
+async function copyRate(device: "cpu" | "cuda", numThreads: number): Promise<{ copyBytesPerS: number }> {
+  const shape = { numLayers: 1, numQoHeads: 1, numKvHeads: 1, headDim: 128, numRounds: 1 };
+  return benchAttention({ nodes: [], queries: [], policies: [], device, numThreads, ...shape });
+}
+
+async function warmUp(engine: Engine): Promise<void> {
+  using branch = engine.branch();
+  const length = Math.min(64, engine.info.contextLength - 4);
+  await branch.extend(Array.from({ length }, (_, i) => (7 * i) % engine.info.vocabSize));
+  await branch.decode({ maxTokens: 4, stopTokens: [] });
 }

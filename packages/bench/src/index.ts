@@ -1,4 +1,10 @@
 export {
+  type AttentionBenchOptions,
+  type AttentionBenchResult,
+  type AttentionBenchRow,
+  benchAttentionTrees,
+} from "./attention.js";
+export {
   type CompareMethod,
   type CompareOptions,
   compareStrategies,
@@ -11,4 +17,6 @@ export {
   sumOutcomes,
 } from "./compare-strategies.js";
 export { benchDecode, type DecodeBenchOptions, type DecodeBenchResult, type DecodeBenchRow } from "./decode.js";
-export { describeMachine, type MachineInfo, median } from "./machine.js";
+export { describeMachine, type MachineInfo } from "./machine.js";
+export { type NamedTree, readTreeFile } from "./tree-file.js";
+export { workloadNames } from "./workloads.js";

@@ -34,6 +34,11 @@ export class Output {
     if (this.json) process.stdout.write(`${JSON.stringify(value)}\n`);
   }
 
+  /** What a benchmark measured: one line, last, under the tables too. */
+  record(value: unknown): void {
+    process.stdout.write(`${JSON.stringify(value)}\n`);
+  }
+
   get isTerminal(): boolean {
     return !this.json && process.stdout.isTTY === true;
   }

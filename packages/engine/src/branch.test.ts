@@ -34,6 +34,7 @@ function setUp(length = 5) {
   ) => {
     const message: NativeStepMessage = {
       step: 0,
+      timeMs: 0,
       requests: Uint32Array.from(tokens, ([request]) => request),
       tokens: Int32Array.from(tokens, ([, token]) => token),
       logprobs: Float32Array.from(tokens, ([, , logprob]) => logprob ?? Number.NaN),
@@ -67,6 +68,7 @@ describe("Branch", () => {
     const finished = [{ request: lastRequest(), reason: "error", branchLength: 5, error }] as NativeFinished[];
     dispatcher.dispatch({
       step: 0,
+      timeMs: 0,
       requests: new Uint32Array(),
       tokens: new Int32Array(),
       logprobs: new Float32Array(),
@@ -183,6 +185,7 @@ describe("Branch", () => {
     const fatal = { code: "E_DEVICE", message: "the device is gone", figures: {} };
     dispatcher.dispatch({
       step: 0,
+      timeMs: 0,
       requests: new Uint32Array(),
       tokens: new Int32Array(),
       logprobs: new Float32Array(),

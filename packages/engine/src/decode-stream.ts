@@ -47,9 +47,9 @@ export class TokenStream implements DecodeStream, RequestHandler {
   }
 
   /** [dispatcher] */
-  token({ id, logprob, top }: StepToken): void {
+  token({ id, timeMs, logprob, top }: StepToken): void {
     const text = this.#stopTokens.has(id) ? "" : this.#text.push(this.#tokenizer.tokenBytes(id));
-    const decoded: DecodedToken = { id, text };
+    const decoded: DecodedToken = { id, text, timeMs };
     if (this.#wantsLogprobs) decoded.logprob = logprob;
     if (top) decoded.topLogprobs = top.map((entry) => ({ id: entry.token, logprob: entry.logprob }));
     this.#tokens.push(decoded);

@@ -76,6 +76,8 @@ export interface DecodedToken {
   id: number;
   /** Text that became final with this token: "" while a character or a possible stop string is incomplete. */
   text: string;
+  /** When the token's step ended, in milliseconds on a clock of the engine's own: differences between tokens count. */
+  timeMs?: number;
   logprob?: number;
   topLogprobs?: { id: number; logprob: number }[];
 }

@@ -30,6 +30,7 @@ it("rejects everything with the cause after a device error, and can still be dis
   const running = branch.extend([1, 2]);
   publish({
     step: 7,
+    timeMs: 0,
     requests: new Uint32Array(),
     tokens: new Int32Array(),
     logprobs: new Float32Array(),

@@ -139,6 +139,8 @@ export interface NativeErrorInfo {
 /** Everything one step published. The arrays are parallel, one entry per decoded token. */
 export interface NativeStepMessage {
   step: number;
+  /** When the step ended, on a clock of the engine's own: differences count. */
+  timeMs: number;
   requests: Uint32Array;
   tokens: Int32Array;
   /** NaN where not asked for. */

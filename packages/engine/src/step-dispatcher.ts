@@ -4,6 +4,8 @@ import type { NativeErrorInfo, NativeFinished, NativeStepMessage } from "./nativ
 
 export interface StepToken {
   id: number;
+  /** {@link NativeStepMessage.timeMs} */
+  timeMs: number;
   /** NaN where not asked for. */
   logprob: number;
   top: { token: number; logprob: number }[] | undefined;
@@ -46,6 +48,7 @@ export class StepDispatcher {
     for (let entry = 0; entry < message.requests.length; entry++) {
       this.#open.get(message.requests[entry]!)?.token?.({
         id: message.tokens[entry]!,
+        timeMs: message.timeMs,
         logprob: message.logprobs[entry] ?? Number.NaN,
         top: message.topLogprobs?.[entry],
       });

@@ -3,30 +3,27 @@ import { ChatDeftree } from "@deftree/langchain";
 import { formatList } from "@deftree/tasks";
 import type { Command } from "commander";
 import { LiveTree } from "../live-tree.js";
-import { addModelOptions, engineOptions, integer, type ModelFlags } from "../options.js";
+import {
+  addModelOptions,
+  addSearchOptions,
+  demoLength,
+  engineOptions,
+  integer,
+  type ModelFlags,
+  type SearchFlags,
+} from "../options.js";
 import { Output } from "../output.js";
 import { methodName, printScores } from "../score-table.js";
 
-/** The list length at which mini's greedy answers are right for between 30% and 60% of problems (its model card). */
-export const demoLength = 128;
-
-interface DemoFlags extends ModelFlags {
-  items: number;
-  length: number;
+interface DemoFlags extends ModelFlags, SearchFlags {
   seed: number;
-  width: number;
-  keep: number;
   signal: AbortSignal;
 }
 
 export function addDemoCommand(program: Command): void {
-  addModelOptions(program.command("demo"))
+  addSearchOptions(addModelOptions(program.command("demo")), { items: 10 })
     .description("solve sorting problems by Tree of Thoughts through LangChain, beside single-shot and best-of-n")
-    .option("--items <n>", "problems", integer(1), 10)
-    .option("--length <n>", "numbers per list", integer(1), demoLength)
     .option("--seed <n>", "seed of the sampling", integer(0), 1)
-    .option("--width <n>", "thoughts per level", integer(1), 8)
-    .option("--keep <n>", "thoughts kept per level", integer(1), 3)
     .action(demo);
 }
 

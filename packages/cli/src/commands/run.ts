@@ -6,25 +6,27 @@ import { bestOfN, type Strategy, singleShot } from "@deftree/search";
 import { formatList, generateSorting, readSortingCsv } from "@deftree/tasks";
 import { type Command, Option } from "commander";
 import { LiveTree } from "../live-tree.js";
-import { addModelOptions, engineOptions, integer, type ModelFlags } from "../options.js";
+import {
+  addModelOptions,
+  addSearchOptions,
+  engineOptions,
+  integer,
+  type ModelFlags,
+  type SearchFlags,
+} from "../options.js";
 import { formatBytes, formatCount, Output } from "../output.js";
-import { demoLength } from "./demo.js";
 
-interface RunFlags extends ModelFlags {
+interface RunFlags extends ModelFlags, SearchFlags {
   strategy: "tot" | "best-of-n" | "single";
   grow: "continue" | "reprompt";
-  items: number;
-  length: number;
   data?: string;
   seed: number;
-  width: number;
-  keep: number;
   signal: AbortSignal;
 }
 
 export function addRunCommand(program: Command): void {
   const run = program.command("run").description("solve a task's problems, one search each");
-  addModelOptions(run.command("sorting"))
+  addSearchOptions(addModelOptions(run.command("sorting")), { items: 10 })
     .description("sort lists of digits")
     .addOption(new Option("--strategy <name>", "how to search").choices(["tot", "best-of-n", "single"]).default("tot"))
     .addOption(
@@ -32,12 +34,8 @@ export function addRunCommand(program: Command): void {
         .choices(["continue", "reprompt"])
         .default("continue"),
     )
-    .option("--items <n>", "problems", integer(1), 10)
-    .option("--length <n>", "numbers per generated list", integer(1), demoLength)
     .option("--data <file>", "CSV with the columns ID, Unsorted, Sorted instead of generated lists")
     .option("--seed <n>", "seed of the sampling", integer(0), 1)
-    .option("--width <n>", "tot: thoughts per level; best-of-n: answers", integer(1), 8)
-    .option("--keep <n>", "tot, continue: thoughts kept per level", integer(1), 3)
     .action(runSorting);
 }
 
