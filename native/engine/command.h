@@ -2,6 +2,7 @@
 // commands for JavaScript; the binding translates one into the other.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -10,13 +11,13 @@
 
 #include "attention/plan.h"
 #include "common/error.h"
+#include "engine/draft_source.h"
 #include "engine/sampler.h"
 
 namespace deftree {
 
 // Ids are the caller's and are never used twice.
 using RequestId = uint32_t;
-using BranchKey = uint32_t;
 
 struct CreateCommand {
   BranchKey branch;
@@ -32,6 +33,19 @@ struct ForkCommand {
   std::vector<BranchKey> children;
   uint32_t first_ordinal;
 };
+
+enum class SpeculationMode : uint8_t {
+  kOff,
+  kAuto,    // draft where the measured step time says that it gains
+  kAlways,  // verify all that the sources find, whatever it costs: for tests and for measuring acceptance
+};
+// Speculative decoding of one request: never changes its tokens, only how many of them a step gives.
+struct SpeculationParams {
+  SpeculationMode mode = SpeculationMode::kOff;
+  int32_t max_draft_tokens = 32;  // of the branch's draft tree in one step, 1 to 1024
+  uint32_t sources = kAllDraftSources;  // bits 1 << DraftSourceId
+};
+
 struct DecodeCommand {
   RequestId request;
   BranchKey branch;
@@ -39,6 +53,7 @@ struct DecodeCommand {
   std::vector<int32_t> stop_tokens;
   std::vector<std::string> stop_strings;  // bytes
   SamplingParams sampling;
+  std::optional<SpeculationParams> speculation = std::nullopt;  // none: the engine's
 };
 struct ScoreCommand {
   RequestId request;
@@ -114,6 +129,17 @@ struct StepMessage {
   bool empty() const { return tokens.empty() && finished.empty() && checks.empty() && !fatal; }
 };
 
+// Sums since load. A draft tree is one branch's in one step; its root, the branch's last token, does not count as drafted.
+// Acceptance length = 1 + accepted_draft_tokens / draft_trees.
+struct SpeculationStats {
+  int64_t verify_steps = 0;  // steps with a draft tree
+  int64_t draft_trees = 0, drafted_tokens = 0, accepted_draft_tokens = 0;
+  int64_t dropped_drafts = 0;  // for want of pages: decoded plainly
+  int64_t refused_drafts = 0;  // a source threw, or gave no tree
+  // By DraftSourceId; a token that several sources proposed counts for each.
+  std::array<int64_t, kNumDraftSources> source_drafted_tokens{}, source_accepted_tokens{};
+};
+
 // Sums since load.
 struct EngineStats {
   int64_t steps = 0, decoded_tokens = 0, prefilled_tokens = 0, reused_tokens = 0;
@@ -122,6 +148,8 @@ struct EngineStats {
   // A step's stages; overhead is all of them but forward and sample.
   int64_t take_ns = 0, schedule_ns = 0, snapshot_ns = 0, plan_ns = 0, forward_ns = 0, commit_ns = 0, sample_ns = 0,
           publish_ns = 0;
+  int64_t drafting_ns = 0;  // finding and sizing drafts; part of overhead
+  SpeculationStats speculation;
   int64_t overhead_ns = 0, step_ns = 0;
   int32_t num_pages = 0, num_free_pages = 0, num_cached_pages = 0, num_nodes = 0, num_branches = 0;
   int64_t tokens_in_forest = 0;

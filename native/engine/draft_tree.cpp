@@ -7,9 +7,12 @@ namespace deftree {
 
 bool is_draft_tree(std::span<const DraftNode> nodes, const DraftContext& context, int32_t vocab_size) {
   if (nodes.size() > static_cast<size_t>(context.max_nodes)) return false;
+  std::vector<int32_t> depth(nodes.size());
   for (size_t i = 0; i < nodes.size(); ++i) {
     const DraftNode& node = nodes[i];
     if (node.parent < -1 || node.parent >= static_cast<int32_t>(i)) return false;
+    depth[i] = node.parent < 0 ? 1 : depth[node.parent] + 1;
+    if (depth[i] > context.max_depth) return false;
     if (node.token < 0 || node.token >= vocab_size) return false;
     if (!(node.probability > 0 && node.probability <= 1) || node.rank < 0 || node.rank >= kNumDraftRanks) return false;
     for (size_t j = 0; j < i; ++j) {

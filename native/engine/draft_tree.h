@@ -26,7 +26,7 @@ struct DraftCandidate {
   std::array<DraftClaim, kNumDraftSources> claims;
 };
 
-// False for what is no tree of at most context.max_nodes nodes: parents that are not earlier, tokens outside of the
+// False for what is no tree of at most context.max_nodes nodes and max_depth levels: parents that are not earlier, tokens outside of the
 // vocabulary, a token twice under one parent, a claim outside of (0, 1], a rank that is none.
 bool is_draft_tree(std::span<const DraftNode> nodes, const DraftContext& context, int32_t vocab_size);
 

@@ -89,6 +89,10 @@ TEST(lists_that_are_no_draft_tree_are_told) {
   CHECK(!good({{-1, 5, NAN, 0}}));
   CHECK(!good({{-1, 5, 1, 16}}));
   CHECK(!good({{-1, 5, 1, 0}, {-1, 5, 1, 0}}));
+  std::vector<DraftNode> deep;
+  for (int32_t i = 0; i < 8; ++i) deep.push_back({i - 1, 5, 1, 0});
+  CHECK(good(deep));
+  CHECK(!is_draft_tree(deep, {0, 0, 8, 7, 0}, 100));
   std::vector<DraftNode> large;
   for (int32_t i = 0; i < 9; ++i) large.push_back({-1, i, 0.1f, 0});
   CHECK(!good(large));

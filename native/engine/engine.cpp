@@ -20,7 +20,10 @@ Engine::Engine(EngineOptions options, std::unique_ptr<Backend> backend, const st
       backend_(std::move(backend)),
       cancel_(cancel),
       cache_({options_.num_pages, options_.page_size}),
-      policy_(options_.policy) {}
+      policy_(options_.policy),
+      speculator_(options_.vocab_size, StepCost(options_.step_cost)) {
+  if (options_.speculation.mode == SpeculationMode::kAuto) measure_step_cost();
+}
 
 Engine::~Engine() = default;
 
@@ -69,26 +72,18 @@ void Engine::snapshot() {
   step_branches_.clear();
   for (const RowWork& work : works_) step_branches_.push_back({work.branch->cache_id, work.num_fresh});
   cache_.snapshot(step_branches_, snapshot_);
+  fill_batch();
 
-  const size_t num_queries = snapshot_.queries.size();
-  batch_.tokens.resize(num_queries);
-  batch_.positions.resize(num_queries);
-  batch_.slots.resize(num_queries);
-  for (size_t row = 0; row < num_queries; ++row) {
-    const SnapshotQuery& query = snapshot_.queries[row];
-    batch_.tokens[row] = query.token;
-    batch_.positions[row] = query.position;
-    batch_.slots[row] = query.slot;
-  }
-
-  // Logits are wanted of the last row of a branch that has no more tokens to write, and of every row of a score.
+  // Logits are wanted of the last row of a branch that has no more tokens to write, and of every row of a score and of a
+  // draft tree.
   constexpr int32_t kWanted = 0;
+  const size_t num_queries = snapshot_.queries.size();
   logit_index_.assign(num_queries, -1);
   for (size_t i = 0; i < works_.size(); ++i) {
     const RowWork& work = works_[i];
     const int32_t first = snapshot_.first_query[i], last = first + work.num_rows() - 1;
     const bool writes_all = work.num_fresh == static_cast<int32_t>(work.branch->pending.size());
-    if (work.is_continuation()) {
+    if (work.is_continuation() || work.is_draft()) {
       std::fill(logit_index_.begin() + first, logit_index_.begin() + last + 1, kWanted);
     } else if (writes_all) {
       logit_index_[last] = kWanted;
@@ -103,6 +98,19 @@ void Engine::snapshot() {
     if (logit_index_[row] < 0) continue;
     logit_index_[row] = static_cast<int32_t>(batch_.logit_rows.size());
     batch_.logit_rows.push_back(static_cast<int32_t>(row));
+  }
+}
+
+void Engine::fill_batch() {
+  const size_t num_queries = snapshot_.queries.size();
+  batch_.tokens.resize(num_queries);
+  batch_.positions.resize(num_queries);
+  batch_.slots.resize(num_queries);
+  for (size_t row = 0; row < num_queries; ++row) {
+    const SnapshotQuery& query = snapshot_.queries[row];
+    batch_.tokens[row] = query.token;
+    batch_.positions[row] = query.position;
+    batch_.slots[row] = query.slot;
   }
 }
 
@@ -123,6 +131,7 @@ void Engine::plan() {
 
 void Engine::forward() {
   enter(kForward);
+  forward_start_ns_ = stage_start_ns_;
   backend_->forward(batch_, plan_, cancel_);
   ++stats_.steps;
 }
@@ -131,6 +140,7 @@ void Engine::commit() {
   enter(kCommit);
   for (size_t i = 0; i < works_.size(); ++i) {
     EngineBranch& branch = *works_[i].branch;
+    if (works_[i].is_draft()) continue;  // until it is known which of its tokens stay
     if (works_[i].num_fresh > 0) {
       cache_.commit(branch.cache_id);
       mark_written(branch, works_[i].num_fresh, false);
@@ -159,144 +169,6 @@ void Engine::commit() {
   for (const RowWork& work : works_) finish_extend(*work.branch);
   for (const Follower& follower : followers_) finish_extend(*follower.branch);
   start_ready();
-}
-
-void Engine::score() {
-  enter(kSample);
-  // Calls body(request, command, token index, logits row) for each token whose log-probability this step can tell: token
-  // 0 from the branch's own last row, the others from the rows of the continuation.
-  const auto for_each_scored = [&](auto&& body) {
-    for (EngineBranch* branch : active_) {
-      const ScoreCommand* command = running<ScoreCommand>(*branch);
-      if (command && branch->queue.front().needs_tip && branch->logit_step == step_) {
-        body(branch->queue.front(), *command, 0, branch->logit_row);
-      }
-    }
-    for (size_t i = 0; i < works_.size(); ++i) {
-      if (!works_[i].is_continuation()) continue;
-      Request& request = works_[i].owner->queue.front();
-      const ScoreCommand& command = std::get<ScoreCommand>(request.command);
-      for (int32_t row = 0; row < works_[i].num_rows(); ++row) {
-        const int32_t token = request.num_run + row - request.tail_len + 1;
-        if (token >= 0) body(request, command, token, logit_index_[snapshot_.first_query[i] + row]);
-      }
-    }
-  };
-  score_rows_.clear();
-  score_tokens_.clear();
-  for_each_scored([&](Request&, const ScoreCommand& command, int32_t token, int32_t logit_row) {
-    score_rows_.push_back(logit_row);
-    score_tokens_.push_back(command.tokens[token]);
-  });
-  if (score_rows_.empty()) return;
-  score_results_.resize(score_rows_.size());
-  backend_->log_probs(score_rows_, score_tokens_, score_results_);
-
-  size_t next = 0;
-  for_each_scored([&](Request& request, const ScoreCommand&, int32_t token, int32_t) {
-    request.logprobs[token] = score_results_[next++];
-    ++request.num_scored;
-  });
-  for (const RowWork& work : works_) {
-    if (work.is_continuation()) work.owner->queue.front().num_run += work.num_fresh;
-  }
-  for (EngineBranch* branch : active_) {
-    const ScoreCommand* command = running<ScoreCommand>(*branch);
-    if (!command) continue;
-    Request& request = branch->queue.front();
-    if (branch->logit_step == step_) request.needs_tip = false;
-    if (request.num_scored == static_cast<int32_t>(command->tokens.size())) finish(*branch, FinishReason::kDone);
-  }
-  start_ready();
-}
-
-void Engine::sample() {
-  answer_logits();
-  draw_tokens();
-}
-
-void Engine::answer_logits() {
-  for (size_t i = 0; i < active_.size(); ++i) {
-    EngineBranch& branch = *active_[i];
-    if (branch.logit_step != step_ || !running<LogitsCommand>(branch)) continue;
-    std::vector<float> logits(options_.vocab_size);
-    backend_->read_logits(branch.logit_row, logits);
-    finish(branch, FinishReason::kDone).logits = std::move(logits);
-  }
-  start_ready();
-}
-
-void Engine::draw_tokens() {
-  sampled_.clear();
-  sample_requests_.clear();
-  for (EngineBranch* branch : active_) {
-    const DecodeCommand* command = running<DecodeCommand>(*branch);
-    if (branch->logit_step != step_ || !command) continue;
-    sampled_.push_back(branch);
-    sample_requests_.push_back({.logit_row = branch->logit_row,
-                                .params = &command->sampling,
-                                .path_hash = branch->path_hash,
-                                .position = branch->len(),
-                                .seen = branch->queue.front().seen,
-                                .allowed = {}});
-  }
-  if (sampled_.empty()) return;
-  if (sample_results_.size() < sampled_.size()) sample_results_.resize(sampled_.size());
-  const std::span<SampledToken> results = std::span(sample_results_).first(sampled_.size());
-  message_->tokens.reserve(sampled_.size());
-  try {
-    backend_->sample(sample_requests_, results);
-    for (size_t i = 0; i < sampled_.size(); ++i) accept_token(*sampled_[i], results[i]);
-  } catch (const Error& batch_error) {
-    if (batch_error.code() == ErrorCode::kDevice || batch_error.code() == ErrorCode::kInternal) throw;
-    // One request spoilt the call: each alone, so that only the spoiler fails.
-    for (size_t i = 0; i < sampled_.size(); ++i) {
-      try {
-        backend_->sample(std::span(sample_requests_).subspan(i, 1), results.subspan(i, 1));
-        accept_token(*sampled_[i], results[i]);
-      } catch (const Error& error) {
-        if (error.code() == ErrorCode::kDevice || error.code() == ErrorCode::kInternal) throw;
-        fail_front(*sampled_[i], error);
-      }
-    }
-  }
-  start_ready();
-}
-
-void Engine::accept_token(EngineBranch& branch, const SampledToken& sampled) {
-  Request& request = branch.queue.front();
-  const DecodeCommand& command = std::get<DecodeCommand>(request.command);
-  branch.pending.push_back(sampled.token);
-  branch.logit_step = -1;
-  ++request.num_decoded;
-  ++stats_.decoded_tokens;
-  if (command.sampling.repetition_penalty != 1.0f) request.seen.push_back(sampled.token);
-
-  message_->tokens.push_back({request.id, sampled.token, sampled.logprob});
-  if (command.sampling.num_logprobs > 0) {
-    message_->top.resize(message_->tokens.size());
-    message_->top.back() = sampled.top;
-  }
-
-  const size_t token = static_cast<size_t>(sampled.token);
-  if (std::ranges::find(command.stop_tokens, sampled.token) != command.stop_tokens.end()) {
-    finish(branch, FinishReason::kStop);
-    return;
-  }
-  if (!command.stop_strings.empty() && token + 1 < options_.token_offsets.size()) {
-    const uint32_t begin = options_.token_offsets[token], end = options_.token_offsets[token + 1];
-    const std::string_view bytes = std::string_view(options_.token_bytes).substr(begin, end - begin);
-    const int stop = request.stop_matcher.feed(bytes, command.stop_strings);
-    if (stop >= 0) {
-      finish(branch, FinishReason::kStopString).stop_index = stop;
-      return;
-    }
-  }
-  if (request.num_decoded == command.max_tokens) {
-    finish(branch, FinishReason::kLength);
-  } else if (branch.len() >= options_.context_len) {
-    finish(branch, FinishReason::kContext);
-  }
 }
 
 StepOutcome Engine::publish() {
@@ -355,6 +227,8 @@ EngineStats Engine::stats() const {
   stats.commit_ns = stage_ns_[kCommit];
   stats.sample_ns = stage_ns_[kSample];
   stats.publish_ns = stage_ns_[kPublish];
+  stats.drafting_ns = stage_ns_[kDraft];
+  stats.speculation = speculator_.stats();
   for (int64_t ns : stage_ns_) stats.step_ns += ns;
   stats.overhead_ns = stats.step_ns - stats.forward_ns - stats.sample_ns;
   const CacheStats cache = cache_.stats();

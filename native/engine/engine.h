@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -18,6 +19,8 @@
 #include "engine/backend.h"
 #include "engine/command.h"
 #include "engine/engine_branch.h"
+#include "engine/speculation.h"
+#include "engine/speculator.h"
 
 namespace deftree {
 
@@ -27,6 +30,10 @@ struct EngineOptions {
   int32_t vocab_size = 0, context_len = 0;
   int32_t max_step_tokens = 256;
   attention::Policy policy = attention::Policy::kDeftFlatten;
+  SpeculationParams speculation;  // of decode commands that name none
+  // What steps cost on this device, measured before. Empty: measured at load when `speculation` is on, else at the first
+  // command that turns it on.
+  std::vector<StepCostPoint> step_cost;
   // Bytes of token i: token_bytes[token_offsets[i] .. token_offsets[i + 1]). Empty: stop strings never match.
   std::string token_bytes;
   std::vector<uint32_t> token_offsets;
@@ -60,6 +67,8 @@ class Engine {
   void shut_down(std::span<Command> late, const Error& error, StepMessage& message);
 
   EngineStats stats() const;
+  // For further draft sources, and to keep its measured step cost.
+  Speculator& speculator() { return speculator_; }
   const Backend& backend() const { return *backend_; }
   // The cache's rules and the engine's own: a branch per cache branch, no fresh tokens between steps, content hashes
   // and lengths that agree with the cache. Throws kInternal.
@@ -71,8 +80,10 @@ class Engine {
     EngineBranch* branch;  // whose path is run
     EngineBranch* owner;   // whose front request wants it: `branch`, or for a score the branch that is scored
     int32_t num_fresh;     // 0: a tip query
+    int32_t proposal = -1;  // its fresh tokens are the rows of this draft tree; -1: they are a chain
     int32_t num_rows() const { return num_fresh > 0 ? num_fresh : 1; }
     bool is_continuation() const { return branch != owner; }
+    bool is_draft() const { return proposal >= 0; }
   };
   // A branch that wants rows.
   struct Candidate {
@@ -86,9 +97,16 @@ class Engine {
     EngineBranch* leader;
     int32_t num_shared;  // leading pending tokens that the leader writes in this step
   };
-  enum Stage { kTake, kSchedule, kSnapshot, kPlan, kForward, kCommit, kSample, kPublish, kNumStages };
+  // A branch whose next token is drawn in this step: from one row, or from each row of its draft tree.
+  struct Drawing {
+    EngineBranch* branch;
+    int32_t first_request, num_rows;
+    int32_t proposal;  // of a draft tree with several rows; -1
+  };
+  enum Stage { kTake, kSchedule, kDraft, kSnapshot, kPlan, kForward, kCommit, kSample, kPublish, kNumStages };
 
-  // The stages of step(), in their order; schedule in engine_schedule.cpp, the others in engine.cpp.
+  // The stages of step(), in their order; schedule in engine_schedule.cpp, score and sample in engine_sample.cpp, the
+  // others in engine.cpp.
   void take(std::span<Command> commands);
   void schedule();
   void snapshot();
@@ -99,18 +117,36 @@ class Engine {
   void sample();
   StepOutcome publish();
 
+  void fill_batch();
   void reuse_what_siblings_wrote();
   void gather_candidates();
   bool follows(EngineBranch& branch);
   void grant_pages();
   void add_work(const Candidate& candidate);
+  int32_t num_step_rows() const;
   void fail_starved_request();
   void answer_logits();
   void draw_tokens();
-  void accept_token(EngineBranch& branch, const SampledToken& sampled);
+  void request_draws();
+  void draw_each();
+  void deliver(const Drawing& drawing);
+  // Publishes the token; false when it ended the request.
+  bool accept_token(EngineBranch& branch, const SampledToken& sampled);
   void handle_failure(const Error& error);
   void die(const Error& error);
   void enter(Stage stage);
+
+  // engine_speculate.cpp: draft trees from the proposal to the accepted path.
+  void draft(size_t first, int32_t num_decoding);
+  void propose_draft(EngineBranch& branch);
+  void drop_drafts_without_pages(size_t first, int32_t num_decoding);
+  bool append_draft(EngineBranch& branch);
+  void request_draft_draws();
+  void deliver_draft(const Drawing& drawing);
+  void learn_from(const Drawing& drawing, std::span<const int32_t> path);
+  void measure_step_cost();
+  double time_rows(BranchId scratch, int32_t num_rows);
+  void observe_step_cost();
 
   // engine_requests.cpp: what a command does, and the life of branches and requests.
   void apply(Command& command);
@@ -139,6 +175,7 @@ class Engine {
   const std::atomic<bool>& cancel_;
   TreeCache cache_;
   attention::Policy policy_;
+  Speculator speculator_;
 
   std::unordered_map<BranchKey, std::unique_ptr<EngineBranch>> branches_;
   std::vector<EngineBranch*> active_;  // with a started request, in order of start
@@ -160,16 +197,22 @@ class Engine {
   StepBatch batch_;
   std::vector<int32_t> logit_index_;  // [num_queries] place in batch_.logit_rows, -1 for none
   attention::Plan plan_;
-  std::vector<EngineBranch*> sampled_;
+  std::vector<Drawing> drawings_;
   std::vector<SampleRequest> sample_requests_;
   std::vector<SampledToken> sample_results_;
+  std::vector<std::optional<Error>> sample_errors_;  // of single draws, after the step's one call has failed
+  std::vector<int32_t> draft_seen_;                  // the penalised tokens of draft rows, one list after another
+  std::vector<int32_t> drawn_;
+  Verified verified_;
+  std::vector<SlotCopy> copies_;
+  bool is_cost_measured_ = false;
   std::vector<int32_t> score_rows_, score_tokens_;
   std::vector<float> score_results_;
   StepMessage* message_ = nullptr;
 
   EngineStats stats_;
   Stage stage_ = kTake;
-  int64_t stage_start_ns_ = 0;
+  int64_t stage_start_ns_ = 0, forward_start_ns_ = 0;
   std::array<int64_t, kNumStages> stage_ns_{};
 };
 

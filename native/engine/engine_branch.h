@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "cache/tree_cache.h"
 #include "engine/command.h"
+#include "engine/speculator.h"
 #include "engine/stop_matcher.h"
 
 namespace deftree {
@@ -31,6 +33,8 @@ struct Request {
   int32_t num_decoded = 0;
   StopMatcher stop_matcher;
   std::vector<int32_t> seen;  // tokens of the branch, kept only for the repetition penalty
+  SpeculationParams speculation;
+  std::optional<SamplingParams> reporting;  // the command's sampling with enough logprobs for the draft sources
 
   // score: the tail and all tokens but the last run on a hidden fork; token i's log-probability comes from the row
   // before it, token 0's without a tail from a tip query of the branch itself.
@@ -57,6 +61,7 @@ struct EngineBranch {
   std::list<Request> queue;    // the front one is running
   bool active = false;         // in Engine's list of branches with a started request
   int32_t step_work = -1;      // its place among the current step's works
+  BranchDraft draft;
 
   int32_t len() const { return written + static_cast<int32_t>(pending.size()); }
 };

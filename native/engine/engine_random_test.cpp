@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "engine/engine_driver.h"
+#include "engine/guessing_source.h"
 
 namespace deftree {
 namespace {
@@ -199,10 +200,30 @@ struct RandomRun {
   }
 };
 
-void run_randomly(unsigned seed, int32_t num_pages, int32_t max_step_tokens, bool switch_policies) {
+// A chain of greedy tokens with a random one among them and a random sibling below each.
+void guess(std::mt19937& random, const DraftContext& context, std::vector<int32_t> path, std::vector<DraftNode>& nodes) {
+  const auto below = [&](int n) { return static_cast<int32_t>(random() % n); };
+  int32_t parent = -1;
+  for (int32_t i = std::min(below(6), context.max_depth); i > 0 && static_cast<int32_t>(nodes.size()) + 2 <= context.max_nodes; --i) {
+    const int32_t token = below(5) ? test::fake_token(path) : below(test::kFakeVocab);
+    nodes.push_back({parent, (token + 1 + below(test::kFakeVocab - 1)) % test::kFakeVocab, 0.4f, 0});
+    nodes.push_back({parent, token, 0.3f + 0.2f * below(3), 1});
+    parent = static_cast<int32_t>(nodes.size()) - 1;
+    path.push_back(token);
+  }
+}
+
+void run_randomly(unsigned seed, int32_t num_pages, int32_t max_step_tokens, bool switch_policies,
+                  SpeculationMode mode = SpeculationMode::kOff) {
   EngineOptions options = fake_options(num_pages, max_step_tokens);
   options.context_len = 150;
+  options.speculation.mode = mode;
   RandomRun run(seed, options);
+  std::mt19937 guess_random(seed);
+  run.d.engine->speculator().add_source(std::make_unique<test::GuessingSource>(
+      [&](const DraftContext& context, const std::vector<int32_t>& path, std::vector<DraftNode>& nodes) {
+        guess(guess_random, context, path, nodes);
+      }));
   for (int i = 0; i < 400; ++i) {
     for (int n = run.below(4); n > 0; --n) run.send_command();
     if (switch_policies && run.below(10) == 0) {
@@ -236,6 +257,19 @@ TEST(engine_random_operations_with_few_pages) {
 
 TEST(engine_random_operations_while_policies_change) {
   for (unsigned seed = 200; seed < 208; ++seed) run_randomly(seed, 800, 24, true);
+}
+
+TEST(engine_random_operations_with_speculation) {
+  for (unsigned seed = 300; seed < 310; ++seed) run_randomly(seed, 600, 32, false, SpeculationMode::kAlways);
+  for (unsigned seed = 310; seed < 314; ++seed) run_randomly(seed, 600, 64, false, SpeculationMode::kAuto);
+}
+
+TEST(engine_random_operations_with_speculation_and_few_pages) {
+  for (unsigned seed = 400; seed < 412; ++seed) run_randomly(seed, 40, 16, false, SpeculationMode::kAlways);
+}
+
+TEST(engine_random_operations_with_speculation_while_policies_change) {
+  for (unsigned seed = 500; seed < 508; ++seed) run_randomly(seed, 800, 24, true, SpeculationMode::kAlways);
 }
 
 }  // namespace

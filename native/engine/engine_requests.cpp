@@ -148,6 +148,7 @@ void Engine::run_fork(EngineBranch& branch, const ForkCommand& command) {
     child->may_share = branch.may_share;
     child->logit_step = branch.logit_step;
     child->logit_row = branch.logit_row;
+    speculator_.fork(branch.key, child->key);
     ready_.push_back(child);
   }
   finish(branch, FinishReason::kDone);
@@ -155,6 +156,14 @@ void Engine::run_fork(EngineBranch& branch, const ForkCommand& command) {
 
 void Engine::start_decode(EngineBranch& branch, Request& request, const DecodeCommand& command) {
   if (branch.len() == 0) return fail_front(branch, empty_branch("decode"));
+  request.speculation = command.speculation.value_or(options_.speculation);
+  if (request.speculation.mode != SpeculationMode::kOff) {
+    branch.draft.wait = branch.draft.failures = 0;  // another text may begin here
+    if (request.speculation.sources >> static_cast<int>(DraftSourceId::kRecycling) & 1) {
+      request.reporting = command.sampling;
+      request.reporting->num_logprobs = std::max(command.sampling.num_logprobs, kNumDraftSuccessors);
+    }
+  }
   if (command.max_tokens == 0) {
     finish(branch, FinishReason::kLength);
   } else if (branch.len() >= options_.context_len) {
@@ -257,6 +266,7 @@ void Engine::prune(BranchKey key, bool keep_cached) {
       answer(request.id, FinishReason::kPruned, branch->len());
     }
     if (branch->born) cache_.prune(branch->cache_id, keep_cached);
+    speculator_.forget(doomed[i]);
     if (branch->active) std::erase(active_, branch);
     branches_.erase(doomed[i]);
   }
@@ -283,6 +293,7 @@ void Engine::shut_down(std::span<Command> late, const Error& error, StepMessage&
 
 void Engine::shorten(EngineBranch& branch, int32_t len) {
   branch.logit_step = -1;
+  speculator_.forget(branch.key);
   if (len >= branch.written) {
     branch.pending.resize(len - branch.written);
     return;

@@ -18,13 +18,14 @@ void Engine::schedule() {
   // When not all fit, the next step goes on where this one ends.
   const size_t first = static_cast<size_t>(rows) < num_decoding ? next_decoding_ % num_decoding : 0;
   next_decoding_ = first + rows;
+  draft(first, rows);
   for (int32_t i = 0; i < rows; ++i) add_work(decoding_[(first + i) % num_decoding]);
 
   grant_pages();
   prefill_wanted_.clear();
   for (const Candidate& prefill : prefilling_) prefill_wanted_.push_back(prefill.num_fresh);
   prefill_given_.resize(prefill_wanted_.size());
-  share_prefill_rows(options_.max_step_tokens - static_cast<int32_t>(works_.size()), prefill_wanted_, prefill_given_);
+  share_prefill_rows(options_.max_step_tokens - num_step_rows(), prefill_wanted_, prefill_given_);
   for (size_t i = 0; i < prefilling_.size(); ++i) {
     if (prefill_given_[i] > 0) add_work({prefilling_[i].branch, prefilling_[i].owner, prefill_given_[i]});
   }
@@ -115,14 +116,24 @@ void Engine::grant_pages() {
   });
 }
 
+int32_t Engine::num_step_rows() const {
+  int32_t rows = 0;
+  for (const RowWork& work : works_) rows += work.num_rows();
+  return rows;
+}
+
 void Engine::add_work(const Candidate& candidate) {
   EngineBranch& branch = *candidate.branch;
+  RowWork work = {&branch, candidate.owner, candidate.num_fresh};
   try {
     if (policy_ == attention::Policy::kFlashDecoding) {
       const std::vector<SlotCopy> copies = cache_.make_private(branch.cache_id);
       if (!copies.empty()) backend_->copy_slots(copies);
     }
-    if (candidate.num_fresh > 0) {
+    if (append_draft(branch)) {
+      work.proposal = speculator_.proposal(branch.draft);
+      work.num_fresh = cache_.num_fresh(branch.cache_id);
+    } else if (candidate.num_fresh > 0) {
       cache_.append(branch.cache_id, std::span(branch.pending).first(candidate.num_fresh));
     }
   } catch (const Error& error) {
@@ -131,7 +142,7 @@ void Engine::add_work(const Candidate& candidate) {
     return;
   }
   branch.step_work = static_cast<int32_t>(works_.size());
-  works_.push_back({&branch, candidate.owner, candidate.num_fresh});
+  works_.push_back(work);
 }
 
 // Every branch that wants to run is paused: the youngest request gives up.

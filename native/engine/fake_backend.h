@@ -40,6 +40,7 @@ class FakeBackend final : public Backend {
   // Called at the start of each forward pass; may throw.
   std::function<void(const StepBatch&)> on_forward;
   std::function<void()> on_sample;
+  int32_t fail_position = -1;  // a draw for this position throws
   int64_t num_forwards = 0, num_rows = 0;
 
   const BackendInfo& info() const override { return info_; }
@@ -74,6 +75,7 @@ class FakeBackend final : public Backend {
   void sample(std::span<const SampleRequest> requests, std::span<SampledToken> results) override {
     if (on_sample) on_sample();
     for (size_t i = 0; i < requests.size(); ++i) {
+      if (requests[i].position == fail_position) throw Error(ErrorCode::kBadModel, "the logits are not finite");
       sample_token(logits_.at(requests[i].logit_row), requests[i], scratch_, results[i]);
     }
   }

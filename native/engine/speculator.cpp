@@ -1,0 +1,223 @@
+#include "engine/speculator.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "engine/draft_recycling.h"
+#include "engine/draft_suffix.h"
+
+namespace deftree {
+namespace {
+
+// Drafts must promise this much more than plain decoding: the estimates are not exact, and losing is worse than missing.
+constexpr double kLeastGain = 1.05;
+constexpr float kTrustDecay = 0.9f, kTrustStart = 2, kLeastTrust = 0.1f, kMostTrust = 1.5f;
+constexpr float kLeastPathProbability = 0.01f;
+constexpr int32_t kMaxFailures = 4;
+constexpr double kTimeWeight = 0.1;
+
+bool is_wanted(const SpeculationParams& params, const DraftSource& source) {
+  return (params.sources >> static_cast<int>(source.id()) & 1) != 0;
+}
+
+float trust(const BranchDraft& draft) { return std::clamp(draft.drawn / draft.claimed, kLeastTrust, kMostTrust); }
+
+}  // namespace
+
+Speculator::Speculator(int32_t vocab_size, StepCost cost) : vocab_size_(vocab_size), cost_(std::move(cost)) {
+  add_source(std::make_unique<SuffixSource>());
+  add_source(std::make_unique<RecyclingSource>(vocab_size));
+}
+
+void Speculator::add_source(std::unique_ptr<DraftSource> source) { sources_.push_back(std::move(source)); }
+
+void Speculator::extend(BranchKey branch, std::span<const int32_t> tokens, int32_t len) {
+  for (const auto& source : sources_) {
+    // A source that does not know what came before is told when it is asked to draft.
+    if (source->known_len(branch) + static_cast<int64_t>(tokens.size()) == len) source->extend(branch, tokens, len);
+  }
+}
+
+void Speculator::fork(BranchKey parent, BranchKey child) {
+  for (const auto& source : sources_) source->fork(parent, child);
+}
+
+void Speculator::forget(BranchKey branch) {
+  for (const auto& source : sources_) source->forget(branch);
+}
+
+void Speculator::observe(int32_t token, std::span<const TokenLogprob> successors) {
+  if (successors.empty()) return;
+  for (const auto& source : sources_) source->observe(token, successors);
+}
+
+void Speculator::begin_step() {
+  ++step_;
+  num_proposals_ = 0;
+}
+
+bool Speculator::is_due(BranchDraft& draft) {
+  if (draft.wait == 0) return true;
+  --draft.wait;
+  return false;
+}
+
+void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, BranchKey branch, int32_t last_token,
+                         int32_t len, int32_t max_depth, FunctionRef<std::vector<int32_t>()> path) {
+  draft.looked_step = step_;
+  draft.proposal = -1;
+  const bool always = params.mode == SpeculationMode::kAlways;
+  const float least = std::max(kLeastPathProbability, static_cast<float>(cost_.least_row_share()) / 2);
+  const DraftContext context = {branch, last_token, params.max_draft_tokens, max_depth,
+                                always ? kLeastPathProbability : least};
+  if (static_cast<size_t>(num_proposals_) == proposals_.size()) proposals_.emplace_back();
+  Proposal& proposal = proposals_[num_proposals_];
+  proposal.branch = &draft;
+  proposal.always = always;
+  proposal.num_chosen = 0;
+  proposal.candidates.clear();
+
+  std::vector<int32_t> text;
+  for (const auto& source : sources_) {
+    if (!is_wanted(params, *source)) continue;
+    if (const int32_t known = source->known_len(branch); known < len) {
+      if (text.empty()) text = path();
+      source->extend(branch, std::span(text).subspan(known), len);
+    }
+    nodes_.clear();
+    bool refused = false;
+    try {
+      source->propose(context, nodes_);
+      refused = !is_draft_tree(nodes_, context, vocab_size_);
+    } catch (const std::exception&) {
+      refused = true;
+    }
+    if (refused) {
+      ++stats_.refused_drafts;
+    } else {
+      merge_draft(source->id(), nodes_, proposal.candidates);
+    }
+  }
+  if (proposal.candidates.empty()) return look_again_later(draft, false);
+  rank_candidates(statistics_, trust(draft), proposal.candidates);
+  if (proposal.candidates.size() > static_cast<size_t>(params.max_draft_tokens)) {
+    proposal.candidates.resize(params.max_draft_tokens);
+  }
+  proposal.tokens.assign(1, last_token);
+  proposal.parents.assign(1, -1);
+  proposal.candidate_row.assign(proposal.candidates.size(), -1);
+  draft.proposal = num_proposals_++;
+}
+
+void Speculator::choose(int32_t num_rows, int32_t num_tokens, int32_t max_drafts, double drafting_ns) {
+  looking_ns_ += (drafting_ns - looking_ns_) * (looking_ns_ == 0 ? 1 : kTimeWeight);
+  choosing_.clear();
+  for (int32_t i = 0; i < num_proposals_; ++i) {
+    Proposal& proposal = proposals_[i];
+    if (!proposal.always) {
+      choosing_.push_back(i);
+      continue;
+    }
+    proposal.num_chosen = std::min(max_drafts, static_cast<int32_t>(proposal.candidates.size()));
+    max_drafts -= proposal.num_chosen;
+    num_rows += proposal.num_chosen;
+  }
+  path_probabilities_.resize(choosing_.size());
+  counts_.resize(choosing_.size());
+  for (size_t i = 0; i < choosing_.size(); ++i) {
+    path_probabilities_[i].clear();
+    for (const DraftCandidate& c : proposals_[choosing_[i]].candidates) {
+      path_probabilities_[i].push_back(c.path_probability);
+    }
+  }
+  choose_draft_trees(path_probabilities_, cost_, {num_rows, num_tokens, max_drafts, looking_ns_, kLeastGain}, counts_);
+  for (size_t i = 0; i < choosing_.size(); ++i) proposals_[choosing_[i]].num_chosen = counts_[i];
+  for (int32_t i = 0; i < num_proposals_; ++i) {
+    if (proposals_[i].num_chosen > 0) lay_out_rows(proposals_[i]);
+  }
+}
+
+// Depth first, the likeliest child first: an accepted path that is the likeliest one then lies in the first slots, and
+// its KV stays where it is.
+void Speculator::lay_out_rows(Proposal& proposal) {
+  const std::vector<DraftCandidate>& candidates = proposal.candidates;
+  stack_.assign(1, -1);
+  while (!stack_.empty()) {
+    const int32_t at = stack_.back();
+    stack_.pop_back();
+    int32_t row = 0;
+    if (at >= 0) {
+      const int32_t parent = candidates[at].parent;
+      row = static_cast<int32_t>(proposal.tokens.size());
+      proposal.tokens.push_back(candidates[at].token);
+      proposal.parents.push_back(parent < 0 ? 0 : proposal.candidate_row[parent]);
+      proposal.candidate_row[at] = row;
+    }
+    for (int32_t child = proposal.num_chosen - 1; child > at; --child) {
+      if (candidates[child].parent == at) stack_.push_back(child);
+    }
+  }
+}
+
+void Speculator::drop(int32_t index, bool for_pages) {
+  Proposal& proposal = proposals_[index];
+  if (proposal.num_chosen > 0 && for_pages) ++stats_.dropped_drafts;
+  proposal.num_chosen = 0;
+  proposal.tokens.resize(1);
+  proposal.parents.resize(1);
+  std::ranges::fill(proposal.candidate_row, -1);
+}
+
+Speculator::Rows Speculator::rows(int32_t proposal) const {
+  return {proposals_[proposal].tokens, proposals_[proposal].parents};
+}
+
+void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<const int32_t> drawn) {
+  Proposal& proposal = proposals_[index];
+  BranchDraft& draft = *proposal.branch;
+  draft.proposal = -1;
+  const auto is_accepted = [&](int32_t row) { return std::ranges::find(path, row) != path.end(); };
+  bool first_was_right = false;
+  for (size_t i = 0; i < proposal.candidates.size(); ++i) {
+    const DraftCandidate& candidate = proposal.candidates[i];
+    const int32_t parent_row = candidate.parent < 0 ? 0 : proposal.candidate_row[candidate.parent];
+    const int32_t row = proposal.candidate_row[i];
+    for (int source = 0; source < kNumDraftSources && row >= 0; ++source) {
+      if (candidate.claims[source].probability == 0) continue;
+      ++stats_.source_drafted_tokens[source];
+      stats_.source_accepted_tokens[source] += is_accepted(row);
+    }
+    if (parent_row < 0 || !is_accepted(parent_row)) continue;
+    const bool was_drawn = drawn[parent_row] == candidate.token;
+    if (i == 0) first_was_right = was_drawn;
+    for (int source = 0; source < kNumDraftSources; ++source) {
+      const DraftClaim& claim = candidate.claims[source];
+      if (claim.probability == 0) continue;
+      statistics_.observe(static_cast<DraftSourceId>(source), claim.rank, claim.probability, was_drawn);
+    }
+    const float keep = 1 - (1 - kTrustDecay) * candidate.probability;
+    draft.claimed = draft.claimed * keep + candidate.probability;
+    draft.drawn = draft.drawn * keep + (was_drawn ? 1 : 0);
+  }
+  if (proposal.num_chosen == 0) {
+    // Right, but not worth its time: no reason to look at each step, nor to look away for long.
+    if (first_was_right) draft.failures = std::min(draft.failures, 1);
+    return look_again_later(draft, false);
+  }
+  if (verify_step_ != step_) ++stats_.verify_steps;
+  verify_step_ = step_;
+  ++stats_.draft_trees;
+  stats_.drafted_tokens += proposal.num_chosen;
+  stats_.accepted_draft_tokens += static_cast<int64_t>(path.size()) - 1;
+  look_again_later(draft, path.size() > 1);
+}
+
+// Waits 0, 2, 6, 14 steps after 1, 2, 3, 4 and more failures in a row. Without drafts a look costs only its own time, and
+// what it finds is compared with the tokens that plain decoding draws, so the statistics recover without failed drafts.
+void Speculator::look_again_later(BranchDraft& draft, bool worth_it) {
+  draft.failures = worth_it ? 0 : std::min(draft.failures + 1, kMaxFailures);
+  draft.wait = worth_it ? 0 : (1 << draft.failures) - 2;
+}
+
+}  // namespace deftree

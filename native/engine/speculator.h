@@ -1,0 +1,102 @@
+// Speculation for all branches of an engine: asks the sources, merges and sizes the draft trees of a step, and learns
+// from what was drawn. It knows tokens and branches by key; rows, KV and requests are the engine's.
+//
+// A step: begin_step(), propose() for each branch that may draft, choose(); after sampling learn() for each proposal.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/function_ref.h"
+#include "engine/command.h"
+#include "engine/draft_source.h"
+#include "engine/draft_statistics.h"
+#include "engine/draft_tree.h"
+#include "engine/speculation_cost.h"
+
+namespace deftree {
+
+// What a branch keeps between steps.
+struct BranchDraft {
+  int64_t looked_step = -1;  // the step in which drafts were last looked for
+  int32_t proposal = -1;     // what was found then; -1: nothing
+  int32_t wait = 0;          // steps until it is looked for drafts again
+  int32_t failures = 0;      // looks in a row that were not worth it
+  float claimed = 2, drawn = 2;  // decayed sums: how this branch's tokens bear out the probabilities, 1 to begin with
+};
+
+class Speculator {
+ public:
+  // A proposal of this step: row 0 is the branch's last token, the others are the chosen draft tokens, the likeliest
+  // path first. One row: nothing was chosen, the branch decodes plainly.
+  struct Rows {
+    std::span<const int32_t> tokens, parents;
+  };
+
+  Speculator(int32_t vocab_size, StepCost cost);
+
+  void add_source(std::unique_ptr<DraftSource> source);
+  StepCost& cost() { return cost_; }
+  const StepCost& cost() const { return cost_; }
+  const SpeculationStats& stats() const { return stats_; }
+
+  // Text and life of branches.
+  void extend(BranchKey branch, std::span<const int32_t> tokens, int32_t len);
+  void fork(BranchKey parent, BranchKey child);
+  void forget(BranchKey branch);
+  void observe(int32_t token, std::span<const TokenLogprob> successors);
+
+  void begin_step();
+  // True when the branch is due to be looked for drafts; counts down its wait otherwise.
+  bool is_due(BranchDraft& branch);
+  // `path` gives the branch's tokens, for sources that do not know them all. draft.proposal is set when some source had a
+  // node. The draft must stay where it is until learn().
+  void propose(BranchDraft& draft, const SpeculationParams& params, BranchKey branch, int32_t last_token, int32_t len,
+               int32_t max_depth, FunctionRef<std::vector<int32_t>()> path);
+  // Decides the proposals' sizes. num_rows, num_tokens: what the step does without them. drafting_ns: what this step has
+  // spent on looking so far.
+  void choose(int32_t num_rows, int32_t num_tokens, int32_t max_drafts, double drafting_ns);
+  // Gives the chosen draft up; `for_pages`: there was no room for it, which is counted.
+  void drop(int32_t proposal, bool for_pages);
+  Rows rows(int32_t proposal) const;
+  int32_t num_proposals() const { return num_proposals_; }
+  // Of this step: whether drafts were looked for, and the proposal they came to, -1 for none.
+  bool has_looked(const BranchDraft& draft) const { return draft.looked_step == step_; }
+  int32_t proposal(const BranchDraft& draft) const { return has_looked(draft) ? draft.proposal : -1; }
+
+  // drawn: [rows] the target's token after each row; path: the accepted rows, those whose tokens count.
+  void learn(int32_t proposal, std::span<const int32_t> path, std::span<const int32_t> drawn);
+
+ private:
+  struct Proposal {
+    BranchDraft* branch;
+    bool always;
+    std::vector<DraftCandidate> candidates;  // ranked
+    int32_t num_chosen;                      // leading candidates
+    std::vector<int32_t> tokens, parents;    // [rows]
+    std::vector<int32_t> candidate_row;      // [candidates] -1: not chosen
+  };
+
+  void lay_out_rows(Proposal& proposal);
+  void look_again_later(BranchDraft& draft, bool worth_it);
+
+  int32_t vocab_size_;
+  StepCost cost_;
+  DraftStatistics statistics_;
+  SpeculationStats stats_;
+  std::vector<std::unique_ptr<DraftSource>> sources_;
+
+  // Of the current step; kept so that a step allocates little.
+  int64_t step_ = 0, verify_step_ = 0;
+  std::vector<Proposal> proposals_;  // the first num_proposals_ are this step's
+  int32_t num_proposals_ = 0;
+  std::vector<DraftNode> nodes_;
+  std::vector<std::vector<float>> path_probabilities_;
+  std::vector<int32_t> choosing_, counts_, stack_;
+  double looking_ns_ = 0;  // decayed mean of a step's drafting time
+};
+
+}  // namespace deftree
