@@ -34,6 +34,9 @@ std::vector<fs::path> library_folders() {
       if (!failed) add_toolkit(folders, nvcc.parent_path().parent_path());
     }
   }
+#ifdef DEFTREE_WITH_CUDA
+  add_toolkit(folders, DEFTREE_CUDA_ROOT);
+#endif
   add_toolkit(folders, "/usr/local/cuda");
   return folders;
 }

@@ -6,7 +6,7 @@
 namespace deftree {
 
 // Opens libcublasLt.so.13 or .12 from, in this order, the loader's own path, CUDA_HOME, CUDA_PATH, the toolkit of the nvcc
-// in PATH and /usr/local/cuda; for dlsym. Throws kDevice with the places it looked at.
+// in PATH, the one that this was compiled with, and /usr/local/cuda; for dlsym. Throws kDevice with the places it looked at.
 void* open_cublas_lt();
 
 // The file that open_cublas_lt() opens. Throws as it does.
