@@ -36,8 +36,14 @@ struct LinearSum {
     return worker_of_unit(first + units_per_tile - 1) - worker_of_unit(first) + 1;
   }
 
-  // y[row, feature .. feature + 3]; feature is a multiple of 4. The parts are added in their order.
-  __device__ float4 load4(int row, int feature) const {
+  // Of the tile that holds `feature`; needs no result, so a kernel may ask before the product has ended. 0: no parts.
+  __device__ int num_parts_at(int feature) const {
+    return values != nullptr ? 0 : num_parts_of_tile(feature / tile_features);
+  }
+
+  // y[row, feature .. feature + 3]; feature is a multiple of 4, num_parts that of its tile. The parts are added in their
+  // order.
+  __device__ float4 load4(int row, int feature, int num_parts) const {
     const size_t at = static_cast<size_t>(row) * out_features + feature;
     if (values != nullptr) {
       const uint2 bits = *reinterpret_cast<const uint2*>(values + at);
@@ -47,7 +53,6 @@ struct LinearSum {
     }
     constexpr int kAtOnce = 4;  // loads in flight
     const size_t part_size = static_cast<size_t>(num_rows) * out_features;
-    const int num_parts = num_parts_of_tile(feature / tile_features);
     float4 sum = {0, 0, 0, 0};
     for (int first = 0; first < num_parts; first += kAtOnce) {
       float4 v[kAtOnce];
@@ -67,6 +72,7 @@ struct LinearSum {
     }
     return sum;
   }
+  __device__ float4 load4(int row, int feature) const { return load4(row, feature, num_parts_at(feature)); }
 #endif
 };
 

@@ -28,8 +28,9 @@ __device__ Values8 load8(const float* p) {
   return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 }
 
-__device__ Values8 load8(const LinearSum& sum, int row, int feature) {
-  const float4 low = sum.load4(row, feature), high = sum.load4(row, feature + 4);
+// Tiles are of whole pieces of eight features.
+__device__ Values8 load8(const LinearSum& sum, int row, int feature, int num_parts) {
+  const float4 low = sum.load4(row, feature, num_parts), high = sum.load4(row, feature + 4, num_parts);
   return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 }
 
@@ -76,14 +77,17 @@ constexpr int kNormThreads = 512;
 template <int kVectors, bool kAdds>
 __global__ void __launch_bounds__(kNormThreads)
     rms_norm_kernel(float* x, LinearSum sum, const float* weight, float eps, int width, __nv_bfloat16* out) {
+  cuda::let_next_start();
   const int row = blockIdx.x, num_vectors = width / 4;
   float4 values[kVectors], weights[kVectors];
+  int num_parts[kVectors];
 #pragma unroll
   for (int k = 0; k < kVectors; ++k) {
     const int i = threadIdx.x + k * kNormThreads;
-    if (i < num_vectors) weights[k] = reinterpret_cast<const float4*>(weight)[i];
+    if (i >= num_vectors) continue;
+    weights[k] = reinterpret_cast<const float4*>(weight)[i];
+    if constexpr (kAdds) num_parts[k] = sum.num_parts_at(4 * i);
   }
-  cuda::let_next_start();
   cuda::wait_for_previous();
   float4* x_row = reinterpret_cast<float4*>(x + static_cast<size_t>(row) * width);
   float squares = 0;
@@ -94,7 +98,7 @@ __global__ void __launch_bounds__(kNormThreads)
     if (i >= num_vectors) continue;
     values[k] = x_row[i];
     if constexpr (kAdds) {
-      const float4 added = sum.load4(row, 4 * i);
+      const float4 added = sum.load4(row, 4 * i, num_parts[k]);
       values[k] = {values[k].x + added.x, values[k].y + added.y, values[k].z + added.z, values[k].w + added.w};
       x_row[i] = values[k];
     }
@@ -127,17 +131,19 @@ __global__ void __launch_bounds__(kNormThreads)
 constexpr int kRopeThreads = 128;
 __global__ void rope_append_kv_kernel(AttentionShape shape, LinearSum qkv, const float* cos, const float* sin,
                                       const int32_t* slots, __nv_bfloat16* q, CudaKvLayer kv) {
+  cuda::let_next_start();
   const int half = shape.head_dim / 2, threads_per_head = half / 8;
   const int thread = blockIdx.y * kRopeThreads + threadIdx.x;
   const int head = thread / threads_per_head, dim = thread % threads_per_head * 8;
   const int kv_head = head - shape.num_qo_heads, v_head = kv_head - shape.num_kv_heads;
-  cuda::let_next_start();
+  const int feature = head * shape.head_dim + dim;
+  const int num_low_parts = qkv.num_parts_at(feature), num_high_parts = qkv.num_parts_at(feature + half);
   cuda::wait_for_previous();
   if (v_head >= shape.num_kv_heads) return;
 
   const int row = blockIdx.x;
-  Values8 low = load8(qkv, row, head * shape.head_dim + dim);
-  Values8 high = load8(qkv, row, head * shape.head_dim + dim + half);
+  Values8 low = load8(qkv, row, feature, num_low_parts);
+  Values8 high = load8(qkv, row, feature + half, num_high_parts);
   if (v_head < 0) {
     const Values8 c = load8(cos + static_cast<size_t>(row) * half + dim);
     const Values8 s = load8(sin + static_cast<size_t>(row) * half + dim);
@@ -180,11 +186,12 @@ __global__ void gather_rows_kernel(const int32_t* rows, const float* x, int hidd
 constexpr int kSiluThreads = 256;
 __global__ void silu_mul_kernel(LinearSum gate_up, int intermediate, __nv_bfloat16* out) {
   cuda::let_next_start();
-  cuda::wait_for_previous();
   const int row = blockIdx.x, feature = (blockIdx.y * kSiluThreads + threadIdx.x) * 8;
+  const int num_gate_parts = gate_up.num_parts_at(feature), num_up_parts = gate_up.num_parts_at(intermediate + feature);
+  cuda::wait_for_previous();
   if (feature >= intermediate) return;
-  Values8 gate = load8(gate_up, row, feature);
-  const Values8 up = load8(gate_up, row, intermediate + feature);
+  Values8 gate = load8(gate_up, row, feature, num_gate_parts);
+  const Values8 up = load8(gate_up, row, intermediate + feature, num_up_parts);
 #pragma unroll
   for (int i = 0; i < 8; ++i) gate.v[i] = gate.v[i] / (1 + __expf(-gate.v[i])) * up.v[i];
   store8(out + static_cast<size_t>(row) * intermediate + feature, gate);
@@ -198,6 +205,17 @@ auto choose_norm_kernel(int width) {
   if (num_vectors <= 4) return rms_norm_kernel<4, kAdds>;
   ensure(num_vectors <= 8, "check_cuda_config bounds hidden_size");
   return rms_norm_kernel<8, kAdds>;
+}
+
+// Kernels between matrix products start beside them only where a multiprocessor's memory need not be divided anew.
+template <class... Kernels>
+void prefer_shared_memory(Kernels... kernels) {
+  const auto prefer = [](auto kernel) {
+    cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     cudaSharedmemCarveoutMaxShared),
+                "cannot set the division of the GPU's memory");
+  };
+  (prefer(kernels), ...);
 }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -217,6 +235,8 @@ CudaOps::CudaOps(const CudaLlamaWeights& weights, std::span<const CudaKvLayer> k
       plan_(shape, device_),
       max_rows_(std::max(max_rows, kMaxStreamRows)) {
   const LlamaConfig& config = weights.config;
+  prefer_shared_memory(embed_kernel, rope_angles_kernel, rope_append_kv_kernel, gather_rows_kernel, silu_mul_kernel,
+                       choose_norm_kernel<false>(config.hidden_size), choose_norm_kernel<true>(config.hidden_size));
   const auto add = [&](const CudaWeight& weight) { linear_ids_[weight.data] = linear_.add(weight); };
   for (const CudaLlamaLayerWeights& layer : weights.layers) {
     add(layer.qkv);
