@@ -28,10 +28,58 @@ __device__ Values8 load8(const float* p) {
   return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 }
 
-// Tiles are of whole pieces of eight features.
-__device__ Values8 load8(const LinearSum& sum, int row, int feature, int num_parts) {
-  const float4 low = sum.load4(row, feature, num_parts), high = sum.load4(row, feature + 4, num_parts);
-  return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+__device__ Values8 unpack8(const uint4& bits) {
+  const auto pair = [](uint32_t two) { return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(two)); };
+  const float2 a = pair(bits.x), b = pair(bits.y), c = pair(bits.z), d = pair(bits.w);
+  return {a.x, a.y, b.x, b.y, c.x, c.y, d.x, d.y};
+}
+
+__device__ void store8(float* p, const Values8& values) {
+  reinterpret_cast<float4*>(p)[0] = {values.v[0], values.v[1], values.v[2], values.v[3]};
+  reinterpret_cast<float4*>(p)[1] = {values.v[4], values.v[5], values.v[6], values.v[7]};
+}
+
+// N pieces of eight features of a row of y, all loads in flight together. kParts: y lies in parts, whose tiles are of whole
+// pieces, num_parts[i] of them; else in values.
+template <bool kParts, int N>
+__device__ void load_pieces(const LinearSum& y, int row, const int (&feature)[N], const int (&num_parts)[N],
+                            Values8 (&pieces)[N]) {
+  const size_t row_at = static_cast<size_t>(row) * y.out_features;
+  if constexpr (!kParts) {
+    uint4 bits[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) bits[i] = *reinterpret_cast<const uint4*>(y.values + row_at + feature[i]);
+#pragma unroll
+    for (int i = 0; i < N; ++i) pieces[i] = unpack8(bits[i]);
+  } else {
+    constexpr int kAtOnce = N >= 4 ? 1 : 4 / N;  // parts
+    const size_t part_size = static_cast<size_t>(y.num_rows) * y.out_features;
+    int most = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      pieces[i] = {};
+      most = max(most, num_parts[i]);
+    }
+    for (int first = 0; first < most; first += kAtOnce) {
+      Values8 part[kAtOnce][N];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          if (first + k < num_parts[i]) part[k][i] = load8(y.parts + (first + k) * part_size + row_at + feature[i]);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; ++k) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+          if (first + k >= num_parts[i]) continue;
+#pragma unroll
+          for (int j = 0; j < 8; ++j) pieces[i].v[j] += part[k][i].v[j];
+        }
+      }
+    }
+  }
 }
 
 __device__ void store8(__nv_bfloat16* p, const Values8& values) {
@@ -52,12 +100,7 @@ __global__ void embed_kernel(const __nv_bfloat16* table, const int32_t* tokens, 
   const size_t row = blockIdx.x;
   const __nv_bfloat16* from = table + static_cast<size_t>(tokens[row]) * width;
   for (int i = threadIdx.x * 8; i < width; i += kEmbedThreads * 8) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(from + i);
-    const auto pair = [](uint32_t two) { return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(two)); };
-    const float2 a = pair(bits.x), b = pair(bits.y), c = pair(bits.z), d = pair(bits.w);
-    float4* to = reinterpret_cast<float4*>(out + row * width + i);
-    to[0] = {a.x, a.y, b.x, b.y};
-    to[1] = {c.x, c.y, d.x, d.y};
+    store8(out + row * width + i, unpack8(*reinterpret_cast<const uint4*>(from + i)));
   }
 }
 
@@ -72,38 +115,42 @@ __global__ void rope_angles_kernel(const double* inverse_frequencies, const int3
   sin[at] = static_cast<float>(s);
 }
 
-// Block: a row. A thread holds kVectors times four values of it.
+// What is added to x before the norm.
+enum class Added { kNothing, kParts, kValues };
+
+// Block: a row. A thread holds kPieces times eight values of it.
 constexpr int kNormThreads = 512;
-template <int kVectors, bool kAdds>
+template <int kPieces, Added kAdded>
 __global__ void __launch_bounds__(kNormThreads)
-    rms_norm_kernel(float* x, LinearSum sum, const float* weight, float eps, int width, __nv_bfloat16* out) {
+    rms_norm_kernel(float* x, LinearSum added, const float* weight, float eps, int width, __nv_bfloat16* out) {
   cuda::let_next_start();
-  const int row = blockIdx.x, num_vectors = width / 4;
-  float4 values[kVectors], weights[kVectors];
-  int num_parts[kVectors];
+  int feature[kPieces], num_parts[kPieces];
+  Values8 weights[kPieces];
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k) {
-    const int i = threadIdx.x + k * kNormThreads;
-    if (i >= num_vectors) continue;
-    weights[k] = reinterpret_cast<const float4*>(weight)[i];
-    if constexpr (kAdds) num_parts[k] = sum.num_parts_at(4 * i);
+  for (int k = 0; k < kPieces; ++k) {
+    // A thread past the row's end takes its last piece and does not count.
+    feature[k] = min((static_cast<int>(threadIdx.x) + k * kNormThreads) * 8, width - 8);
+    weights[k] = load8(weight + feature[k]);
+    num_parts[k] = kAdded == Added::kParts ? added.num_parts_at(feature[k]) : 0;
   }
   cuda::wait_for_previous();
-  float4* x_row = reinterpret_cast<float4*>(x + static_cast<size_t>(row) * width);
+  const int row = blockIdx.x;
+  float* x_row = x + static_cast<size_t>(row) * width;
+  Values8 values[kPieces], sums[kPieces];
+#pragma unroll
+  for (int k = 0; k < kPieces; ++k) values[k] = load8(x_row + feature[k]);
+  if constexpr (kAdded != Added::kNothing) load_pieces<kAdded == Added::kParts>(added, row, feature, num_parts, sums);
   float squares = 0;
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k) {
-    const int i = threadIdx.x + k * kNormThreads;
-    values[k] = {0, 0, 0, 0};
-    if (i >= num_vectors) continue;
-    values[k] = x_row[i];
-    if constexpr (kAdds) {
-      const float4 added = sum.load4(row, 4 * i, num_parts[k]);
-      values[k] = {values[k].x + added.x, values[k].y + added.y, values[k].z + added.z, values[k].w + added.w};
-      x_row[i] = values[k];
+  for (int k = 0; k < kPieces; ++k) {
+    if ((threadIdx.x + k * kNormThreads) * 8 >= width) continue;
+    if constexpr (kAdded != Added::kNothing) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) values[k].v[i] += sums[k].v[i];
+      store8(x_row + feature[k], values[k]);
     }
-    squares += values[k].x * values[k].x + values[k].y * values[k].y + values[k].z * values[k].z +
-               values[k].w * values[k].w;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) squares += values[k].v[i] * values[k].v[i];
   }
 
   __shared__ float warp_squares[kNormThreads / 32];
@@ -117,18 +164,18 @@ __global__ void __launch_bounds__(kNormThreads)
     squares += __shfl_xor_sync(0xffffffffu, squares, offset);
   const float scale = rsqrtf(squares / static_cast<float>(width) + eps);
 
-  uint2* out_row = reinterpret_cast<uint2*>(out + static_cast<size_t>(row) * width);
 #pragma unroll
-  for (int k = 0; k < kVectors; ++k) {
-    const int i = threadIdx.x + k * kNormThreads;
-    if (i >= num_vectors) continue;
-    out_row[i] = {cuda::pack_bf16(values[k].x * scale * weights[k].x, values[k].y * scale * weights[k].y),
-                  cuda::pack_bf16(values[k].z * scale * weights[k].z, values[k].w * scale * weights[k].w)};
+  for (int k = 0; k < kPieces; ++k) {
+    if ((threadIdx.x + k * kNormThreads) * 8 >= width) continue;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) values[k].v[i] *= scale * weights[k].v[i];
+    store8(out + static_cast<size_t>(row) * width + feature[k], values[k]);
   }
 }
 
 // Thread: dims d .. d + 7 of a head and their partners half a head further, which RoPE turns together.
 constexpr int kRopeThreads = 128;
+template <bool kParts>
 __global__ void rope_append_kv_kernel(AttentionShape shape, LinearSum qkv, const float* cos, const float* sin,
                                       const int32_t* slots, __nv_bfloat16* q, CudaKvLayer kv) {
   cuda::let_next_start();
@@ -136,14 +183,15 @@ __global__ void rope_append_kv_kernel(AttentionShape shape, LinearSum qkv, const
   const int thread = blockIdx.y * kRopeThreads + threadIdx.x;
   const int head = thread / threads_per_head, dim = thread % threads_per_head * 8;
   const int kv_head = head - shape.num_qo_heads, v_head = kv_head - shape.num_kv_heads;
-  const int feature = head * shape.head_dim + dim;
-  const int num_low_parts = qkv.num_parts_at(feature), num_high_parts = qkv.num_parts_at(feature + half);
+  const int feature[] = {head * shape.head_dim + dim, head * shape.head_dim + dim + half};
+  const int num_parts[] = {kParts ? qkv.num_parts_at(feature[0]) : 0, kParts ? qkv.num_parts_at(feature[1]) : 0};
   cuda::wait_for_previous();
   if (v_head >= shape.num_kv_heads) return;
 
   const int row = blockIdx.x;
-  Values8 low = load8(qkv, row, feature, num_low_parts);
-  Values8 high = load8(qkv, row, feature + half, num_high_parts);
+  Values8 pieces[2];
+  load_pieces<kParts>(qkv, row, feature, num_parts, pieces);
+  auto& [low, high] = pieces;
   if (v_head < 0) {
     const Values8 c = load8(cos + static_cast<size_t>(row) * half + dim);
     const Values8 s = load8(sin + static_cast<size_t>(row) * half + dim);
@@ -184,27 +232,31 @@ __global__ void gather_rows_kernel(const int32_t* rows, const float* x, int hidd
 
 // Thread: eight features of a row.
 constexpr int kSiluThreads = 256;
+template <bool kParts>
 __global__ void silu_mul_kernel(LinearSum gate_up, int intermediate, __nv_bfloat16* out) {
   cuda::let_next_start();
-  const int row = blockIdx.x, feature = (blockIdx.y * kSiluThreads + threadIdx.x) * 8;
-  const int num_gate_parts = gate_up.num_parts_at(feature), num_up_parts = gate_up.num_parts_at(intermediate + feature);
+  const int row = blockIdx.x, at = (blockIdx.y * kSiluThreads + threadIdx.x) * 8;
+  const int feature[] = {at, intermediate + at};
+  const int num_parts[] = {kParts ? gate_up.num_parts_at(feature[0]) : 0, kParts ? gate_up.num_parts_at(feature[1]) : 0};
   cuda::wait_for_previous();
-  if (feature >= intermediate) return;
-  Values8 gate = load8(gate_up, row, feature, num_gate_parts);
-  const Values8 up = load8(gate_up, row, intermediate + feature, num_up_parts);
+  if (at >= intermediate) return;
+  Values8 pieces[2];
+  load_pieces<kParts>(gate_up, row, feature, num_parts, pieces);
+  auto& [gate, up] = pieces;
 #pragma unroll
   for (int i = 0; i < 8; ++i) gate.v[i] = gate.v[i] / (1 + __expf(-gate.v[i])) * up.v[i];
-  store8(out + static_cast<size_t>(row) * intermediate + feature, gate);
+  store8(out + static_cast<size_t>(row) * intermediate + at, gate);
 }
 
-template <bool kAdds>
+int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+template <Added kAdded>
 auto choose_norm_kernel(int width) {
-  const int num_vectors = (width / 4 + kNormThreads - 1) / kNormThreads;
-  if (num_vectors <= 1) return rms_norm_kernel<1, kAdds>;
-  if (num_vectors <= 2) return rms_norm_kernel<2, kAdds>;
-  if (num_vectors <= 4) return rms_norm_kernel<4, kAdds>;
-  ensure(num_vectors <= 8, "check_cuda_config bounds hidden_size");
-  return rms_norm_kernel<8, kAdds>;
+  const int num_pieces = ceil_div(width, 8 * kNormThreads);
+  if (num_pieces <= 1) return rms_norm_kernel<1, kAdded>;
+  if (num_pieces <= 2) return rms_norm_kernel<2, kAdded>;
+  ensure(num_pieces <= 4, "check_cuda_config bounds hidden_size");
+  return rms_norm_kernel<4, kAdded>;
 }
 
 // Kernels between matrix products start beside them only where a multiprocessor's memory need not be divided anew.
@@ -217,8 +269,6 @@ void prefer_shared_memory(Kernels... kernels) {
   };
   (prefer(kernels), ...);
 }
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -235,8 +285,9 @@ CudaOps::CudaOps(const CudaLlamaWeights& weights, std::span<const CudaKvLayer> k
       plan_(shape, device_),
       max_rows_(std::max(max_rows, kMaxStreamRows)) {
   const LlamaConfig& config = weights.config;
-  prefer_shared_memory(embed_kernel, rope_angles_kernel, rope_append_kv_kernel, gather_rows_kernel, silu_mul_kernel,
-                       choose_norm_kernel<false>(config.hidden_size), choose_norm_kernel<true>(config.hidden_size));
+  prefer_shared_memory(embed_kernel, rope_angles_kernel, rope_append_kv_kernel<true>, gather_rows_kernel,
+                       silu_mul_kernel<true>, choose_norm_kernel<Added::kNothing>(config.hidden_size),
+                       choose_norm_kernel<Added::kParts>(config.hidden_size));
   const auto add = [&](const CudaWeight& weight) { linear_ids_[weight.data] = linear_.add(weight); };
   for (const CudaLlamaLayerWeights& layer : weights.layers) {
     add(layer.qkv);
@@ -313,19 +364,21 @@ void CudaOps::rope_angles(std::span<const int32_t> positions, const CudaActivati
          weights_.rope_inverse_frequencies, inputs_.data() + positions.size(), a.cos, a.sin);
 }
 
-void CudaOps::norm(float* x, const LinearSum* sum, const float* weight, int num_rows, __nv_bfloat16* out) {
-  const int width = weights_.config.hidden_size;
-  const auto kernel = sum != nullptr ? choose_norm_kernel<true>(width) : choose_norm_kernel<false>(width);
-  launch(kernel, dim3(num_rows), kNormThreads, "cannot launch RMSNorm", x, sum != nullptr ? *sum : LinearSum{}, weight,
-         static_cast<float>(weights_.config.rms_norm_eps), width, out);
+template <class Kernel>
+void CudaOps::norm(Kernel kernel, float* x, const LinearSum& added, const float* weight, int num_rows,
+                   __nv_bfloat16* out) {
+  launch(kernel, dim3(num_rows), kNormThreads, "cannot launch RMSNorm", x, added, weight,
+         static_cast<float>(weights_.config.rms_norm_eps), weights_.config.hidden_size, out);
 }
 
 void CudaOps::rms_norm(float* x, const float* weight, int num_rows, __nv_bfloat16* out) {
-  norm(x, nullptr, weight, num_rows, out);
+  norm(choose_norm_kernel<Added::kNothing>(weights_.config.hidden_size), x, {}, weight, num_rows, out);
 }
 
 void CudaOps::add_rms_norm(const CudaActivations& a, const float* weight, int num_rows) {
-  norm(a.x, &a.out, weight, num_rows, a.h);
+  const int width = weights_.config.hidden_size;
+  norm(a.out.values == nullptr ? choose_norm_kernel<Added::kParts>(width) : choose_norm_kernel<Added::kValues>(width),
+       a.x, a.out, weight, num_rows, a.h);
 }
 
 void CudaOps::linear(const CudaWeight& weight, const __nv_bfloat16* x, int ldx, int num_rows, LinearSum& y) {
@@ -339,7 +392,8 @@ void CudaOps::linear(const CudaWeight& weight, const __nv_bfloat16* x, int ldx, 
 
 void CudaOps::rope_append_kv(int layer, const CudaActivations& a, std::span<const int32_t> slots) {
   const int threads = (shape_.num_qo_heads + 2 * shape_.num_kv_heads) * shape_.head_dim / 16;
-  launch(rope_append_kv_kernel, dim3(slots.size(), ceil_div(threads, kRopeThreads)), kRopeThreads,
+  launch(a.qkv.values == nullptr ? rope_append_kv_kernel<true> : rope_append_kv_kernel<false>,
+         dim3(slots.size(), ceil_div(threads, kRopeThreads)), kRopeThreads,
          "cannot launch RoPE", shape_, a.qkv, a.cos, a.sin, inputs_.data() + 2 * slots.size(), a.q, kv_[layer]);
 }
 
@@ -366,7 +420,8 @@ int CudaOps::keep_rows(std::span<const int32_t> rows, CudaActivations& a) {
 
 void CudaOps::silu_mul(const CudaActivations& a, int num_rows) {
   const int intermediate = weights_.config.intermediate_size;
-  launch(silu_mul_kernel, dim3(num_rows, ceil_div(intermediate, kSiluThreads * 8)), kSiluThreads,
+  launch(a.gate_up.values == nullptr ? silu_mul_kernel<true> : silu_mul_kernel<false>,
+         dim3(num_rows, ceil_div(intermediate, kSiluThreads * 8)), kSiluThreads,
          "cannot launch SiLU", a.gate_up, intermediate, a.mlp);
 }
 

@@ -75,7 +75,8 @@ class CudaOps {
   void enter(CudaStage stage) {
     if (timer_ != nullptr) timer_->enter(stage, stream_);
   }
-  void norm(float* x, const LinearSum* sum, const float* weight, int num_rows, __nv_bfloat16* out);
+  template <class Kernel>
+  void norm(Kernel kernel, float* x, const LinearSum& added, const float* weight, int num_rows, __nv_bfloat16* out);
   template <class... Parameters, class... Args>
   void launch(void (*kernel)(Parameters...), dim3 grid, int threads, const char* what, const Args&... args);
 
