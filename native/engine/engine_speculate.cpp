@@ -11,10 +11,11 @@ namespace deftree {
 namespace {
 
 constexpr int32_t kMeasuredRows[] = {1, 2, 4, 8, 16, 32, 64, 128};
-constexpr int32_t kMeasuredPrefix = 64;
+constexpr int32_t kMeasuredPrefix = 32;
 constexpr int kMeasuredRuns = 3;
-// A curve that has come so far is not measured further: larger trees are too dear, or the load would take too long.
-constexpr double kDearest = 16, kLongestMeasureNs = 400e6;
+// Beyond so many rows a curve is not measured further once larger trees are too dear, or the load would take too long.
+constexpr int32_t kLeastMeasuredRows = 8;
+constexpr double kDearest = 16, kLongestMeasureNs = 300e6;
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -194,7 +195,8 @@ void Engine::measure_step_cost() {
     time_rows(scratch, prefix);
     cache_.commit(scratch);
     for (int32_t rows : kMeasuredRows) {
-      if (rows > most || static_cast<double>(now_ns() - start) > kLongestMeasureNs) break;
+      const bool is_late = rows > kLeastMeasuredRows && static_cast<double>(now_ns() - start) > kLongestMeasureNs;
+      if (rows > most || is_late) break;
       double best = std::numeric_limits<double>::infinity();
       for (int run = 0; run < kMeasuredRuns; ++run) {
         best = std::min(best, time_rows(scratch, rows));
