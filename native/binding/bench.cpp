@@ -16,6 +16,7 @@
 #include "binding/errors.h"
 #include "binding/fields.h"
 #include "common/thread_pool.h"
+#include "cuda/device_list.h"
 #if defined(DEFTREE_WITH_CUDA)
 #include "attention/cuda/bench_tree_cuda.h"
 #endif
@@ -63,10 +64,10 @@ Request decode_request(const Field& field) {
 
 attention::TreeBench run(const Request& request, const std::atomic<bool>& cancel) {
   if (request.on_cuda) {
+    const CudaStatus status = query_cuda();
+    if (status.devices.empty()) throw Error(ErrorCode::kDevice, "device \"cuda\" cannot be used: " + status.problem);
 #if defined(DEFTREE_WITH_CUDA)
     return attention::run_attention_bench_cuda(request.tree, request.options, cancel);
-#else
-    throw Error(ErrorCode::kDevice, "this build has no CUDA code; build the addon with nvcc, or measure on the CPU");
 #endif
   }
   ThreadPool pool(request.num_threads);
