@@ -512,10 +512,17 @@ struct RowSampler {
   };
 };
 
+// Blocks that run beside one another on a multiprocessor: 8.9 has room for 1536 threads, 8.0 and 9.0 for 2048.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 890
+constexpr int kGreedyBlocks = 3;
+#else
+constexpr int kGreedyBlocks = 4;
+#endif
+
 // grid: teams * team_size blocks, in clusters of team_size; a team takes every teams-th job. kIsGreedy: all jobs are
 // greedy without edits, mask and log-probabilities. Dynamic shared memory: sample_shared_bytes.
 template <bool kClusters, bool kIsGreedy>
-__global__ void __launch_bounds__(kThreads, kIsGreedy ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, kIsGreedy ? kGreedyBlocks : 2)
     sample_kernel(const __grid_constant__ SampleParams params) {
   extern __shared__ __align__(16) unsigned char shared[];
   BlockStorage& block = *reinterpret_cast<BlockStorage*>(shared);
