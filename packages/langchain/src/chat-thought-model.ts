@@ -55,8 +55,9 @@ class ChatThoughtBranch implements ThoughtBranch {
     return Array.from({ length: n }, () => new ChatThoughtBranch(this.chat, this.prompt, this.#answer));
   }
 
-  async extend(text: string): Promise<void> {
-    this.#answer += text;
+  async extend(content: string | readonly number[]): Promise<void> {
+    if (typeof content !== "string") throw new TypeError("a chat model has no token ids");
+    this.#answer += content;
   }
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {

@@ -12,9 +12,11 @@ import type {
 
 export class EngineThoughtModel implements ThoughtModel {
   readonly name: string;
+  readonly kvBytesPerToken: number | undefined;
 
   constructor(private readonly engine: BranchEngine) {
     this.name = engine.info.modelName;
+    this.kvBytesPerToken = engine.info.kvBytesPerToken;
   }
 
   async open(prompt: readonly PromptMessage[], options: { signal?: AbortSignal } = {}): Promise<ThoughtBranch> {
@@ -48,13 +50,17 @@ class EngineThoughtBranch implements ThoughtBranch {
     this.usage = { generatedTokens: 0, promptTokens: 0, prefilledTokens };
   }
 
+  get length(): number {
+    return this.branch.length;
+  }
+
   fork(n: number): ThoughtBranch[] {
     return this.branch.fork(n).map((child) => new EngineThoughtBranch(this.engine, child, 0, false));
   }
 
-  async extend(text: string, signal?: AbortSignal): Promise<void> {
+  async extend(content: string | readonly number[], signal?: AbortSignal): Promise<void> {
     const before = this.branch.length;
-    const { length, reusedTokens } = await this.branch.extend(text, { signal });
+    const { length, reusedTokens } = await this.branch.extend(content, { signal });
     this.usage.prefilledTokens += length - before - reusedTokens;
   }
 
@@ -91,6 +97,7 @@ class EngineThoughtBranch implements ThoughtBranch {
       finishReason: result.finishReason === "pruned" ? "aborted" : result.finishReason,
       stopString: this.#stopText(result),
       ended: result.finishReason === "stop" && result.stopString === undefined,
+      tokenIds: result.tokens,
     };
   }
 

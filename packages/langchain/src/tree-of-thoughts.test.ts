@@ -114,13 +114,13 @@ describe("traces", () => {
     const collector = new RunCollectorCallbackHandler();
     const broken = (input: string) => ({
       ...digits(input),
-      score: () => {
-        throw new Error("the scorer failed");
+      readPartial: () => {
+        throw new Error("the parser failed");
       },
     });
     const tot = treeOfThoughts({ model: new ChatDeftree({ engine: sortingEngine() }), problem: broken });
-    await expect(tot.invoke("927465", { callbacks: [collector] })).rejects.toThrow("the scorer failed");
-    expect(collector.tracedRuns[0]!.error).toContain("the scorer failed");
+    await expect(tot.invoke("927465", { callbacks: [collector] })).rejects.toThrow("the parser failed");
+    expect(collector.tracedRuns[0]!.error).toContain("the parser failed");
     for (const child of collector.tracedRuns[0]!.child_runs!) expect(child.end_time).toBeDefined();
   });
 

@@ -1,15 +1,34 @@
 /**
- * What a search may use. A budget ends the search cleanly, with the best thought so far. Tokens are reserved before
- * thoughts start, so the limit is never passed, and with the same seed the same thoughts start.
+ * What a search may use. Tokens are reserved before thoughts start, so the limit is never passed. `tokens`, `timeMs` and
+ * `thoughts` end the search cleanly, with the best thought so far. `nodes` and `kvBytes` limit what is held at one time:
+ * the search grows narrower, and ends only where not even one more thought fits.
  */
 import type { BudgetName } from "./events.js";
 
 export interface Budget {
-  /** Generated tokens. */
+  /** Generated tokens, those of an evaluating model included. */
   tokens?: number;
   /** Wall time in milliseconds; thoughts that run when it is over are dropped. */
   timeMs?: number;
+  /** Thoughts started. */
   thoughts?: number;
+  /** Branches open at one time: prompts, thoughts that decode, and thoughts that wait to be grown on. */
+  nodes?: number;
+  /**
+   * KV that the search's branches hold at one time, a shared prefix counted once. Pages round each branch up by less than
+   * one page more. For models that tell their KV bytes.
+   */
+  kvBytes?: number;
+}
+
+export interface BudgetUse {
+  /** Generated, and reserved for what decodes. */
+  tokens: number;
+  thoughts: number;
+  nodes: number;
+  /** Held, and reserved for what decodes. */
+  kvBytes: number;
+  kvBytesPerToken: number;
 }
 
 /** How many thoughts may start side by side now, and the most tokens of each. */
@@ -18,7 +37,7 @@ export interface Grant {
   maxTokens: number;
 }
 
-interface ReachedBudget {
+export interface ReachedBudget {
   budget: BudgetName;
   limit: number;
   used: number;
@@ -28,18 +47,21 @@ interface ReachedBudget {
  * Grants up to `wanted` thoughts of up to `maxTokens` each. When less than one whole thought is left of the tokens, one
  * shorter thought uses them up.
  */
-export function grant(
-  budget: Budget,
-  used: { tokens: number; thoughts: number },
-  wanted: number,
-  maxTokens: number,
-): Grant | ReachedBudget {
-  const tokensLeft = (budget.tokens ?? Number.POSITIVE_INFINITY) - used.tokens;
-  const thoughtsLeft = (budget.thoughts ?? Number.POSITIVE_INFINITY) - used.thoughts;
-  if (tokensLeft < 1) return { budget: "tokens", limit: budget.tokens!, used: used.tokens };
-  if (thoughtsLeft < 1) return { budget: "thoughts", limit: budget.thoughts!, used: used.thoughts };
-  if (tokensLeft < maxTokens) return { count: 1, maxTokens: tokensLeft };
-  return { count: Math.min(wanted, thoughtsLeft, Math.floor(tokensLeft / maxTokens)), maxTokens };
+export function grant(budget: Budget, use: BudgetUse, wanted: number, maxTokens: number): Grant | ReachedBudget {
+  const left = (name: "tokens" | "thoughts" | "nodes" | "kvBytes") =>
+    (budget[name] ?? Number.POSITIVE_INFINITY) - use[name];
+  const reached = (name: "tokens" | "thoughts" | "nodes" | "kvBytes") => ({
+    budget: name,
+    limit: budget[name]!,
+    used: use[name],
+  });
+  if (left("tokens") < 1) return reached("tokens");
+  for (const name of ["thoughts", "nodes"] as const) if (left(name) < 1) return reached(name);
+  const tokens = Math.min(maxTokens, left("tokens"));
+  const fitting = use.kvBytesPerToken > 0 ? Math.floor(left("kvBytes") / (use.kvBytesPerToken * tokens)) : wanted;
+  if (fitting < 1) return reached("kvBytes");
+  const affordable = Math.max(1, Math.floor(left("tokens") / maxTokens));
+  return { count: Math.min(wanted, left("thoughts"), left("nodes"), fitting, affordable), maxTokens: tokens };
 }
 
 /** @throws RangeError on a limit that is not a positive number. */

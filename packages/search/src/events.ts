@@ -3,15 +3,36 @@
  * numbered in order of creation; 0 is the root (the problem itself).
  *
  * Of one thought the order is `started`, any number of `tokens`, `finished`, then `scored`, then perhaps `pruned`. A
- * thought that was cut or aborted is pruned without a score. Thoughts of one level decode side by side, so their
- * `tokens` and `finished` events interleave as time has it; all others come in a fixed order.
+ * thought that was cut or aborted is pruned without a score. Thoughts of one level decode side by side, so their events
+ * interleave as time has it.
  */
 export type ThoughtId = number;
 
 export type SearchEvent<State = unknown, Answer = unknown> =
-  | { type: "search:started"; strategy: string; problem: string; seed: number; state: State }
-  /** `merged`: further thoughts that this one joins with its parent's (Graph of Thoughts). */
-  | { type: "thought:started"; thought: ThoughtId; parent: ThoughtId; depth: number; merged?: ThoughtId[] }
+  | {
+      type: "search:started";
+      strategy: string;
+      problem: string;
+      model: string;
+      seed: number;
+      /** Hash of what decides the tree besides the seed: prompt, strategy's settings, evaluation. */
+      fingerprint: number;
+      state: State;
+    }
+  /**
+   * Graph of Thoughts: `merged` names further thoughts that this one joins with its parent's; `parts` the range [begin, end)
+   * of the problem's parts that it answers.
+   */
+  | {
+      type: "thought:started";
+      thought: ThoughtId;
+      parent: ThoughtId;
+      depth: number;
+      merged?: ThoughtId[];
+      parts?: [number, number];
+    }
+  /** One generation listed several next parts; the thoughts that they become follow. */
+  | { type: "parts:listed"; question: number; parent: ThoughtId; parts: string[]; tokens: number }
   /** A new piece of text; `tokens` counts the thought's tokens so far. */
   | { type: "thought:tokens"; thought: ThoughtId; text: string; tokens: number }
   | {
@@ -19,13 +40,19 @@ export type SearchEvent<State = unknown, Answer = unknown> =
       thought: ThoughtId;
       /** The thought's own text, without what ended it. */
       text: string;
+      /** Generated for it; 0 for one of a list, which was generated in one piece. */
       tokens: number;
+      /** What the branch holds after `text`, where a stop string ended it. */
+      stopString?: string;
+      /** Of all that the branch holds of this thought, where the model tells them. */
+      tokenIds?: number[];
       finishReason: "stop" | "length" | "cut" | "aborted";
       state: State;
       /** The model ended its answer here. */
       ended: boolean;
     }
-  | { type: "thought:scored"; thought: ThoughtId; score: number }
+  /** Again when a vote compares it anew. `failed`: why it has the failure score; `tokens`: generated for the verdict. */
+  | { type: "thought:scored"; thought: ThoughtId; score: number; failed?: string; tokens?: number }
   | { type: "thought:pruned"; thought: ThoughtId; reason: PruneReason }
   | { type: "level:selected"; depth: number; kept: ThoughtId[]; dropped: ThoughtId[] }
   /** Once, before `done`: the thought the search answers with. */
@@ -34,7 +61,7 @@ export type SearchEvent<State = unknown, Answer = unknown> =
   | { type: "search:aborted" }
   | { type: "done"; stopReason: StopReason; statistics: SearchStatistics };
 
-export type BudgetName = "tokens" | "time" | "thoughts";
+export type BudgetName = "tokens" | "time" | "thoughts" | "nodes" | "kvBytes";
 
 /**
  * `hopeless`: the problem says that it cannot become right; `unsolved`: its answer is complete and not right;

@@ -2,7 +2,7 @@
 import { evaluate } from "./evaluate.js";
 import { type Place, propose } from "./propose.js";
 import type { SearchRun } from "./run.js";
-import { nextPart } from "./shapes.js";
+import { restOfAnswer } from "./shapes.js";
 
 /**
  * The search has ended without a whole answer, because every thought of a level was wrong or the levels ran out. The
@@ -11,7 +11,5 @@ import { nextPart } from "./shapes.js";
 export async function finishAnswer<State, Answer>(run: SearchRun<State, Answer>, place: Place): Promise<void> {
   const granted = run.grant(1, run.problem.answerMaxTokens);
   if (granted === undefined) return;
-  const shape = nextPart(run.problem, { temperature: 0 }, granted.maxTokens, false);
-  // The stop strings end a part; the whole answer runs on to the model's own end.
-  evaluate(run, await propose(run, [place], { ...shape, stop: undefined }));
+  await evaluate(run, await propose(run, [place], restOfAnswer(run, { temperature: 0 }, granted.maxTokens)));
 }

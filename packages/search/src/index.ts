@@ -1,9 +1,20 @@
 export type { Budget } from "./budget.js";
+export { cachedAnswers } from "./cached-model.js";
 export { bestOfNAtEqualTokens } from "./equal-tokens.js";
+export { type Evaluator, programScore, type Verdict } from "./evaluate.js";
+export {
+  choiceLogprobs,
+  llmValue,
+  llmVote,
+  type ModelEvaluatorOptions,
+  readChoice,
+  readLabel,
+} from "./evaluators.js";
 export type { BudgetName, PruneReason, SearchEvent, SearchStatistics, StopReason, ThoughtId } from "./events.js";
-export type { Problem, SplitProblem } from "./problem.js";
+export type { Problem, ProposalQuestion, SplitProblem, ValueQuestion, VoteQuestion } from "./problem.js";
+export { formatEvent, readEventLog } from "./resume.js";
 export { type Search, type SearchOptions, type SearchResult, search } from "./search.js";
-export type { StrategySampling } from "./shapes.js";
+export type { ProposeKind, StrategySampling } from "./shapes.js";
 export { type BestOfNOptions, bestOfN } from "./strategies/best-of-n.js";
 export { type BreadthFirstOptions, breadthFirst } from "./strategies/breadth-first.js";
 export { type DepthFirstOptions, depthFirst } from "./strategies/depth-first.js";

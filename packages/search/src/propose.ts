@@ -1,7 +1,9 @@
 /** Propose: forks one branch per thought and decodes them side by side. Shared by every strategy. */
 import type { ThoughtId } from "./events.js";
+import { LazyBranch } from "./lazy-branch.js";
+import type { ProposalQuestion } from "./problem.js";
 import type { LiveThought, SearchRun } from "./run.js";
-import { thoughtSeed } from "./seeds.js";
+import { evaluationSeed, thoughtSeed } from "./seeds.js";
 import type { DecodedThought, ThoughtBranch, ThoughtSampling } from "./thought-model.js";
 
 /** Where thoughts grow from. */
@@ -15,6 +17,8 @@ export interface Place {
   text: string;
   /** Thoughts that theirs join with `parent`'s (Graph of Thoughts). */
   merged?: readonly ThoughtId[];
+  /** Range [begin, end) of the problem's parts that they answer (Graph of Thoughts). */
+  parts?: readonly [number, number];
 }
 
 /** Where the first thoughts grow: after the problem's prompt. */
@@ -37,6 +41,8 @@ export interface ThoughtShape<State> {
   read(text: string, ended: boolean): State;
   /** Cuts a thought short as soon as the text so far is hopeless. */
   hopeless?(state: State): boolean;
+  /** Thoughts are listed in one generation for each place, instead of decoded one by one. */
+  list?: ProposalQuestion<State>;
 }
 
 /**
@@ -48,37 +54,66 @@ export async function propose<State, Answer>(
   places: readonly Place[],
   shape: ThoughtShape<State> | readonly ThoughtShape<State>[],
 ): Promise<LiveThought<State>[]> {
+  const grown = await Promise.all(sprout(run, places, shape));
+  return grown.flat();
+}
+
+/**
+ * As {@link propose}, with one promise for each thought: what came of it, if it finished. Of a list, one for each place.
+ * None rejects: an error ends the run.
+ */
+export function sprout<State, Answer>(
+  run: SearchRun<State, Answer>,
+  places: readonly Place[],
+  shape: ThoughtShape<State> | readonly ThoughtShape<State>[],
+): Promise<LiveThought<State>[]>[] {
+  const shapeAt = (i: number) => (Array.isArray(shape) ? shape[i]! : shape) as ThoughtShape<State>;
+  if (shapeAt(0).list !== undefined) return listThoughts(run, places, shapeAt(0));
   const branches = forkEach(run, places);
-  const seedlings = places.map((place, i) => ({
-    place,
-    branch: branches[i]!,
-    id: run.startThought(place.parent, place.depth, place.merged),
-    shape: Array.isArray(shape) ? (shape[i] as ThoughtShape<State>) : (shape as ThoughtShape<State>),
-  }));
-  const grown = await Promise.all(
-    seedlings.map(async ({ place, branch, id, shape }) => {
-      let text = place.text;
-      try {
-        const decoded = await branch.decode({
-          ...shape.sampling,
-          seed: thoughtSeed(run.seed, id),
-          maxTokens: shape.maxTokens,
-          stop: shape.stop,
-          signal: run.signal,
-          onText: (piece, tokens) => {
-            run.emit({ type: "thought:tokens", thought: id, text: piece, tokens });
-            text += piece;
-            return !shape.hopeless?.(shape.read(text, false));
-          },
-        });
-        return finish(run, place, branch, id, decoded, shape);
-      } catch (error) {
-        run.fail(error);
-        return undefined;
-      }
-    }),
-  );
-  return grown.filter((thought) => thought !== undefined);
+  const seedlings = places.map((place, i) => ({ place, branch: branches[i]!, id: run.startThought(place) }));
+  return seedlings.map(({ place, branch, id }, i) => grow(run, place, branch, id, shapeAt(i)));
+}
+
+async function grow<State, Answer>(
+  run: SearchRun<State, Answer>,
+  place: Place,
+  branch: ThoughtBranch,
+  id: ThoughtId,
+  shape: ThoughtShape<State>,
+): Promise<LiveThought<State>[]> {
+  const giveBack = run.reserve(branch, shape.maxTokens);
+  try {
+    const decoded = run.past?.takeThought(id, place, branch) ?? (await decode(run, place, branch, id, shape));
+    giveBack();
+    return finish(run, place, branch, id, decoded, shape);
+  } catch (error) {
+    run.fail(error);
+    return [];
+  } finally {
+    giveBack();
+  }
+}
+
+function decode<State, Answer>(
+  run: SearchRun<State, Answer>,
+  place: Place,
+  branch: ThoughtBranch,
+  id: ThoughtId,
+  shape: ThoughtShape<State>,
+): Promise<DecodedThought> {
+  let { text } = place;
+  return branch.decode({
+    ...shape.sampling,
+    seed: thoughtSeed(run.seed, id),
+    maxTokens: shape.maxTokens,
+    stop: shape.stop,
+    signal: run.signal,
+    onText: (piece, tokens) => {
+      run.emit({ type: "thought:tokens", thought: id, text: piece, tokens });
+      text += piece;
+      return !shape.hopeless?.(shape.read(text, false));
+    },
+  });
 }
 
 function finish<State, Answer>(
@@ -88,19 +123,93 @@ function finish<State, Answer>(
   id: ThoughtId,
   decoded: DecodedThought,
   shape: ThoughtShape<State>,
-): LiveThought<State> | undefined {
-  const { finishReason, tokens, ended } = decoded;
-  const text = place.text + decoded.text + (decoded.stopString ?? "");
+): LiveThought<State>[] {
+  const { finishReason, tokens, ended, stopString, tokenIds } = decoded;
+  const text = place.text + decoded.text + (stopString ?? "");
   const state = shape.read(text, ended);
-  run.emit({ type: "thought:finished", thought: id, text: decoded.text, tokens, finishReason, state, ended });
+  run.emit({
+    type: "thought:finished",
+    ...{ thought: id, text: decoded.text, tokens, finishReason, state, ended },
+    ...(stopString !== undefined && { stopString }),
+    ...(tokenIds !== undefined && { tokenIds }),
+  });
   if (finishReason === "cut" || finishReason === "aborted") {
     run.emit({ type: "thought:pruned", thought: id, reason: finishReason === "cut" ? "hopeless" : "aborted" });
     run.release(branch);
-    return undefined;
+    return [];
   }
   const { parent, depth } = place;
   const answered = shape.whole || ended || run.problem.isComplete(state);
-  return { id, parent, depth, place, branch, text, state, ended, answered, score: Number.NEGATIVE_INFINITY };
+  return [{ id, parent, depth, place, branch, text, state, ended, answered, score: Number.NEGATIVE_INFINITY }];
+}
+
+/** One generation for each distinct place; its parts become thoughts by extending the place's branch. */
+function listThoughts<State, Answer>(
+  run: SearchRun<State, Answer>,
+  places: readonly Place[],
+  shape: ThoughtShape<State>,
+): Promise<LiveThought<State>[]>[] {
+  const counts = new Map<Place, number>();
+  for (const place of places) counts.set(place, (counts.get(place) ?? 0) + 1);
+  const firstNumber = run.thoughts + 1;
+  const asked = [...counts].map(([place, count], i) => askForParts(run, place, count, firstNumber + i, shape));
+  // Thoughts are numbered when all lists are there, so that their numbers do not depend on which came first.
+  const listed = Promise.all(asked);
+  return [...counts.keys()].map(async (place, i) => {
+    try {
+      const parts = (await listed)[i]!;
+      const branches = parts.length === 0 || run.stopped ? [] : run.fork(place.branch, parts.length);
+      const ids = branches.map(() => run.startThought(place));
+      return (
+        await Promise.all(branches.map((branch, k) => adopt(run, place, branch, ids[k]!, parts[k]!, shape)))
+      ).flat();
+    } catch (error) {
+      run.fail(error);
+      return [];
+    }
+  });
+}
+
+async function askForParts<State, Answer>(
+  run: SearchRun<State, Answer>,
+  place: Place,
+  count: number,
+  question: number,
+  { list, maxTokens, sampling, read }: ThoughtShape<State>,
+): Promise<string[]> {
+  const root = await run.open(list!.prompt(read(place.text, false), count));
+  const past = run.past?.takeList(question);
+  if (past !== undefined && root instanceof LazyBranch) {
+    root.adopt({ text: "", tokens: past.tokens, finishReason: "stop", ended: false });
+    run.release(root);
+    run.emit({ type: "parts:listed", question, parent: place.parent, ...past });
+    return past.parts;
+  }
+  const giveBack = run.reserve(root, count * maxTokens);
+  const seed = evaluationSeed(run.seed, question, 0);
+  try {
+    const options = { ...sampling, seed, maxTokens: count * maxTokens, signal: run.signal };
+    const { text, tokens, finishReason } = await root.decode(options);
+    if (finishReason === "aborted") return [];
+    const parts = list!.read(text).slice(0, count);
+    run.emit({ type: "parts:listed", question, parent: place.parent, parts, tokens });
+    return parts;
+  } finally {
+    giveBack();
+    run.release(root);
+  }
+}
+
+async function adopt<State, Answer>(
+  run: SearchRun<State, Answer>,
+  place: Place,
+  branch: ThoughtBranch,
+  id: ThoughtId,
+  text: string,
+  shape: ThoughtShape<State>,
+): Promise<LiveThought<State>[]> {
+  await branch.extend(text, run.signal);
+  return finish(run, place, branch, id, { text, tokens: 0, finishReason: "stop", ended: false }, shape);
 }
 
 /** One child branch per place, forked in one call per distinct branch; children keep the order of `places`. */

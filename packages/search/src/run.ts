@@ -2,10 +2,13 @@
  * One running search, as a strategy sees it: the problem, the model, the event stream, the budget, and the account of
  * every open branch. All branches are opened through here, so that whatever way the search ends, none is left behind.
  */
+import { BranchAccount } from "./branch-account.js";
 import { type Budget, type Grant, grant } from "./budget.js";
-import type { SearchEvent, StopReason, ThoughtId } from "./events.js";
-import type { Problem } from "./problem.js";
+import type { Evaluator } from "./evaluate.js";
+import type { BudgetName, SearchEvent, StopReason, ThoughtId } from "./events.js";
+import { isSolved, type Problem } from "./problem.js";
 import type { Place } from "./propose.js";
+import type { PastSearch } from "./resume.js";
 import type { PromptMessage, ThoughtBranch, ThoughtModel, TokenUsage } from "./thought-model.js";
 
 /** A finished thought whose branch may still be open. */
@@ -30,12 +33,17 @@ export interface LiveThought<State> {
 interface RunOptions {
   budget: Budget;
   seed: number;
+  evaluator: Evaluator;
+  /** A search that is resumed. */
+  past?: PastSearch;
   /** Aborted by the caller's signal, by the time budget, by a consumer that leaves, and by {@link SearchRun.fail}. */
   controller: AbortController;
 }
 
 export class SearchRun<State, Answer> {
   readonly seed: number;
+  readonly evaluator: Evaluator;
+  readonly past: PastSearch | undefined;
   /** Ends every call on the model. */
   readonly signal: AbortSignal;
   /** The best scored thought so far. */
@@ -46,10 +54,10 @@ export class SearchRun<State, Answer> {
   failure: { error: unknown } | undefined;
 
   #closed = false;
+  #waiting: (() => void)[] = [];
   readonly #controller: AbortController;
   readonly #budget: Budget;
-  readonly #open = new Set<ThoughtBranch>();
-  readonly #released: TokenUsage = { generatedTokens: 0, promptTokens: 0, prefilledTokens: 0 };
+  readonly #account = new BranchAccount();
   readonly #emit: (event: SearchEvent<State, Answer>) => void;
 
   constructor(
@@ -59,6 +67,8 @@ export class SearchRun<State, Answer> {
     emit: (event: SearchEvent<State, Answer>) => void,
   ) {
     this.seed = options.seed;
+    this.evaluator = options.evaluator;
+    this.past = options.past;
     this.#controller = options.controller;
     this.signal = options.controller.signal;
     this.#budget = options.budget;
@@ -74,8 +84,12 @@ export class SearchRun<State, Answer> {
     return this.stopReason !== undefined || this.signal.aborted;
   }
 
-  /** Ends the search with an error: thoughts that still decode stop, then the search rejects with it. */
+  /**
+   * Ends the search with an error: thoughts that still decode stop, then the search rejects with it. What fails after the
+   * search was stopped fails for that.
+   */
   fail(error: unknown): void {
+    if (this.signal.aborted) return;
     this.failure ??= { error };
     this.#controller.abort(error);
   }
@@ -83,75 +97,122 @@ export class SearchRun<State, Answer> {
   /** Opens a branch after a prompt. */
   async open(prompt: readonly PromptMessage[]): Promise<ThoughtBranch> {
     const branch = await this.model.open(prompt, { signal: this.signal });
-    this.#open.add(branch);
+    this.#account.add(branch);
     if (this.#closed) this.release(branch);
     return branch;
   }
 
   fork(branch: ThoughtBranch, n: number): ThoughtBranch[] {
     const children = branch.fork(n);
-    for (const child of children) this.#open.add(child);
+    for (const child of children) this.#account.add(child, branch);
     return children;
   }
 
   /** Drops a branch and books what it cost. Twice is fine. */
   release(branch: ThoughtBranch): void {
-    if (!this.#open.delete(branch)) return;
-    branch.release();
-    add(this.#released, branch.usage);
+    this.#account.release(branch);
   }
 
   /** Drops every open branch, and any that a call still under way opens later. */
   close(): void {
     this.#closed = true;
-    for (const branch of [...this.#open]) this.release(branch);
+    this.#account.releaseAll();
   }
 
   /** What all branches of the search cost so far, open ones included. */
   usage(): TokenUsage {
-    const sum = { ...this.#released };
-    for (const branch of this.#open) add(sum, branch.usage);
-    return sum;
+    return this.#account.usage();
   }
 
-  /** Leave to start up to `wanted` thoughts; undefined when the search is over, the reason then said and recorded. */
-  grant(wanted: number, maxTokens: number): Grant | undefined {
+  /** Tokens that the budget has left, less what is reserved for decodes under way. */
+  get tokensLeft(): number {
+    const { tokens = Number.POSITIVE_INFINITY } = this.#budget;
+    return tokens - this.usage().generatedTokens - this.#account.reservedTokens;
+  }
+
+  /**
+   * Leave to start up to `wanted` thoughts; undefined when a budget has no room for one. Unless thoughts decode that may
+   * give room back, or the caller `canDoWithout`, the search is over then, the reason said and recorded.
+   */
+  grant(wanted: number, maxTokens: number, canDoWithout = false): Grant | undefined {
     if (this.stopped) return undefined;
-    const used = { tokens: this.usage().generatedTokens, thoughts: this.thoughts };
-    const granted = grant(this.#budget, used, wanted, maxTokens);
-    if ("count" in granted) return granted;
-    this.emit({ type: "budget:reached", ...granted });
-    this.stopReason = granted.budget;
+    const bytes = this.model.kvBytesPerToken ?? 0;
+    const reserved = this.#account.reservedTokens;
+    const use = {
+      tokens: this.usage().generatedTokens + reserved,
+      thoughts: this.thoughts,
+      nodes: this.#account.openBranches,
+      kvBytesPerToken: this.#budget.kvBytes === undefined ? 0 : bytes,
+      kvBytes: this.#budget.kvBytes === undefined ? 0 : bytes * (this.#account.heldTokens + reserved),
+    };
+    const granted = grant(this.#budget, use, wanted, maxTokens);
+    if ("count" in granted) return reserved > 0 && granted.maxTokens < maxTokens ? undefined : granted;
+    const isOver = granted.budget === "tokens" || granted.budget === "thoughts";
+    if (reserved === 0 && (isOver || !canDoWithout)) this.#reach(granted.budget, granted.limit, granted.used);
     return undefined;
   }
 
+  /**
+   * Leave to sample up to `wanted` texts of `maxTokens` each that are no thoughts (an evaluation); waits for decodes under
+   * way that may give tokens back. Fewer, or none, when the budget has no more.
+   */
+  async grantSamples(wanted: number, maxTokens: number): Promise<number> {
+    while (!this.stopped && this.tokensLeft < wanted * maxTokens && this.#account.reservedTokens > 0) {
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    }
+    const { tokens } = this.#budget;
+    const count = Math.min(wanted, Math.floor(Math.max(0, this.tokensLeft) / maxTokens));
+    if (count === 0 && !this.stopped) this.#reach("tokens", tokens!, this.usage().generatedTokens);
+    return count;
+  }
+
+  /** Reserves a decode's tokens until the returned function is called. */
+  reserve(branch: ThoughtBranch, maxTokens: number): () => void {
+    const giveBack = this.#account.reserve(branch, maxTokens);
+    return () => {
+      giveBack();
+      const waiting = this.#waiting;
+      this.#waiting = [];
+      for (const resolve of waiting) resolve();
+    };
+  }
+
   /** Announces a thought; thoughts are numbered in the order of these calls. */
-  startThought(parent: ThoughtId, depth: number, merged?: readonly ThoughtId[]): ThoughtId {
+  startThought(place: Place): ThoughtId {
+    const { parent, depth, merged, parts } = place;
     const thought = ++this.thoughts;
     this.depth = Math.max(this.depth, depth);
-    this.emit({ type: "thought:started", thought, parent, depth, ...(merged && { merged: [...merged] }) });
+    this.emit({
+      type: "thought:started",
+      thought,
+      parent,
+      depth,
+      ...(merged && { merged: [...merged] }),
+      ...(parts && { parts: [...parts] }),
+    });
     return thought;
   }
 
-  /** Books a scored thought; the first of equals stays the best. */
+  /** Books a scored thought; of equals the first by number stays the best, whenever they come. */
   consider(thought: LiveThought<State>): void {
     if (this.best === undefined || this.#isBetter(thought, this.best)) this.best = thought;
   }
 
+  /** The best thought is a right answer, and the problem's program may say so. */
   get solved(): boolean {
-    return this.best !== undefined && this.problem.isSolved(this.best.state);
+    return this.evaluator.usesProgram && this.best !== undefined && isSolved(this.problem, this.best.state);
   }
 
-  /** An answer beats a part of one, then the higher score wins, then the deeper part. */
+  /** An answer beats a part of one, then the higher score wins, then the deeper part, then the lower number. */
   #isBetter(a: LiveThought<State>, b: LiveThought<State>): boolean {
     if (a.answered !== b.answered) return a.answered;
     if (a.score !== b.score) return a.score > b.score;
-    return !a.answered && a.depth > b.depth;
+    if (!a.answered && a.depth !== b.depth) return a.depth > b.depth;
+    return a.id < b.id;
   }
-}
 
-function add(sum: TokenUsage, usage: Readonly<TokenUsage>): void {
-  sum.generatedTokens += usage.generatedTokens;
-  sum.promptTokens += usage.promptTokens;
-  sum.prefilledTokens += usage.prefilledTokens;
+  #reach(budget: BudgetName, limit: number, used: number): void {
+    this.emit({ type: "budget:reached", budget, limit, used });
+    this.stopReason = budget;
+  }
 }

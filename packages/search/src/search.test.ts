@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { digits, digitsProblem } from "../test/digits.js";
+import { altered, digits, digitsProblem } from "../test/digits.js";
 import { checkEventOrder } from "../test/event-order.js";
 import { ScriptedModel } from "../test/scripted-model.js";
 import {
@@ -138,17 +138,35 @@ describe.each(strategies)("$name", (strategy) => {
     expect(model.openBranches).toBe(0);
   });
 
-  it("rejects with the problem's error, after releasing every branch", async () => {
+  it("rejects with the error of a problem's parser, after releasing every branch", async () => {
     const model = new ScriptedModel({ errorRate: 0.1 });
     const fail = () => {
-      throw new Error("the scorer failed");
+      throw new Error("the parser failed");
     };
-    const broken = {
-      ...digitsProblem(input),
-      ...{ score: fail, isSolved: fail },
-    };
-    await expect(search(broken, strategy, model).result).rejects.toThrow("the scorer failed");
+    const broken = altered(digitsProblem(input), { readAnswer: fail, readPartial: fail });
+    await expect(search(broken, strategy, model).result).rejects.toThrow("the parser failed");
     expect(model.openBranches).toBe(0);
+  });
+
+  it("gives the failure score when a scorer throws or answers nonsense, and goes on", async () => {
+    if (strategy.name.startsWith("self-consistency")) return;
+    const fail = () => {
+      throw new Error("no idea");
+    };
+    for (const score of [fail, () => Number.NaN, () => Number.POSITIVE_INFINITY]) {
+      const model = new ScriptedModel({ errorRate: 0.1 });
+      const members = { score, hopeless: fail, isSolved: fail, failureScore: -50 };
+      const running = search(altered(digitsProblem(input), members), strategy, model);
+      const events = await eventsOf(running);
+      checkEventOrder(events);
+      const result = await running;
+      expect(result.answer).toBeDefined();
+      expect(result.solved).toBe(false);
+      for (const event of events) {
+        if (event.type === "thought:scored") expect(event.failed).toMatch(/the scorer (threw: no idea|answered)/);
+      }
+      expect(model.openBranches).toBe(0);
+    }
   });
 });
 

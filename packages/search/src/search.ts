@@ -1,9 +1,13 @@
 /** Runs a strategy on a problem with a model. */
 import { type Budget, checkBudget } from "./budget.js";
+import { type Evaluator, programScore } from "./evaluate.js";
 import { EventLog } from "./event-log.js";
 import type { SearchEvent, SearchStatistics, StopReason } from "./events.js";
-import type { Problem } from "./problem.js";
+import { LazyModel } from "./lazy-branch.js";
+import { isSolved, type Problem } from "./problem.js";
+import { PastSearch, type StartedEvent } from "./resume.js";
 import { SearchRun } from "./run.js";
+import { textHash } from "./seeds.js";
 import type { Strategy } from "./strategy.js";
 import type { ThoughtModel } from "./thought-model.js";
 import { emptyTree, growTree, type Thought, type ThoughtTree } from "./thought-tree.js";
@@ -14,6 +18,14 @@ export interface SearchOptions {
   seed?: number;
   /** Ends the search early, with the best so far and stop reason `aborted`; it does not reject. */
   signal?: AbortSignal;
+  /** How thoughts are scored: by the problem's program (default), or by a model. Of every strategy. */
+  evaluate?: Evaluator;
+  /**
+   * The events of a search that was cut off ({@link readEventLog}): goes on where it ended, with the same model, problem,
+   * strategy, evaluation and seed; the budget may be another one. The stream begins anew with what the log holds, without
+   * the thoughts' single pieces.
+   */
+  resume?: readonly SearchEvent<unknown, unknown>[];
 }
 
 export interface SearchResult<State, Answer> {
@@ -39,7 +51,11 @@ export interface Search<State, Answer>
   readonly result: Promise<SearchResult<State, Answer>>;
 }
 
-/** @throws RangeError on a budget that is not positive; errors of the model or the problem reject the result. */
+/**
+ * Errors of the model and of the problem's prompts and parsers reject the result, as does a log to resume of another search
+ * (RangeError); errors of its scorer do not, see {@link Problem.failureScore}.
+ * @throws RangeError on a budget that is not positive, or of KV bytes with a model that does not tell its own.
+ */
 export function search<State, Answer>(
   problem: Problem<State, Answer>,
   strategy: Strategy,
@@ -47,6 +63,9 @@ export function search<State, Answer>(
   options: SearchOptions = {},
 ): Search<State, Answer> {
   checkBudget(options.budget ?? {});
+  if (options.budget?.kvBytes !== undefined && model.kvBytesPerToken === undefined) {
+    throw new RangeError(`budget.kvBytes needs a model that tells its KV bytes; ${model.name} does not`);
+  }
   const controller = new AbortController();
   const log = new EventLog<SearchEvent<State, Answer>>();
   let running: Promise<SearchResult<State, Answer>> | undefined;
@@ -83,26 +102,36 @@ async function drive<State, Answer>(
   controller: AbortController,
   log: EventLog<SearchEvent<State, Answer>>,
 ): Promise<SearchResult<State, Answer>> {
-  const { budget = {}, seed = 0, signal } = options;
+  const { budget = {}, seed = 0, signal, evaluate: evaluator = programScore() } = options;
   const tree = emptyTree<State>();
   const emit = (event: SearchEvent<State, Answer>) => {
     growTree(tree, event);
     log.push(event);
   };
-  const run = new SearchRun(problem, model, { budget, seed, controller }, emit);
   const startedAt = performance.now();
   const kvBefore = model.usage();
-  emit({ type: "search:started", strategy: strategy.name, problem: problem.name, seed, state: problem.initial });
+  let run: SearchRun<State, Answer>;
+  try {
+    const started = startOf(problem, strategy, model, seed, evaluator);
+    const past = options.resume && new PastSearch(options.resume, started);
+    const used = past === undefined ? model : new LazyModel(model);
+    run = new SearchRun(problem, used, { budget, seed, evaluator, past, controller }, emit);
+    emit({ ...started, state: problem.initial });
+  } catch (error) {
+    log.close(error);
+    throw error;
+  }
   const stopWatching = watch(run, budget.timeMs, signal, controller);
   try {
     await runStrategy(strategy, run);
     run.close();
-    const { best, solved, stopReason = "finished" } = run;
+    const { best, stopReason = "finished" } = run;
+    const solved = best !== undefined && isSolved(problem, best.state);
     const answer = best && problem.answer(best.state);
     if (best !== undefined) {
       emit({ type: "solution", thought: best.id, answer: answer as Answer, score: best.score, solved });
     }
-    const statistics = report(strategy, run, kvBefore, performance.now() - startedAt);
+    const statistics = report(strategy, run, solved, kvBefore, performance.now() - startedAt);
     emit({ type: "done", stopReason, statistics });
     log.close();
     const thought = best && tree.thoughts[best.id];
@@ -114,6 +143,20 @@ async function drive<State, Answer>(
     stopWatching();
     run.close();
   }
+}
+
+/** What tells a search from another: a log of one is not resumed as the other. */
+function startOf<State, Answer>(
+  problem: Problem<State, Answer>,
+  strategy: Strategy,
+  model: ThoughtModel,
+  seed: number,
+  evaluator: Evaluator,
+): StartedEvent {
+  const { scope, usesProgram, name } = evaluator;
+  const fingerprint = textHash(JSON.stringify([problem.prompt(), strategy.settings, name, scope, usesProgram]));
+  const names = { strategy: strategy.name, problem: problem.name, model: model.name };
+  return { type: "search:started", ...names, seed, fingerprint, state: problem.initial };
 }
 
 /** Ends with the strategy, cleanly too when the run was stopped; throws what the model or the problem threw. */
@@ -154,6 +197,7 @@ function watch<State, Answer>(
 function report<State, Answer>(
   strategy: Strategy,
   run: SearchRun<State, Answer>,
+  solved: boolean,
   kvBefore: { kvBytesRead: number; kvBytesUnshared: number },
   elapsedMs: number,
 ): SearchStatistics {
@@ -170,6 +214,6 @@ function report<State, Answer>(
     kvBytesUnshared: kv.kvBytesUnshared - kvBefore.kvBytesUnshared,
     elapsedMs,
     bestScore: run.best?.score,
-    solved: run.solved,
+    solved,
   };
 }

@@ -9,6 +9,18 @@ export function thoughtSeed(seed: number, thought: number): number {
   return mix(mix(mix(low) ^ high) ^ thought);
 }
 
+/** The seed of the `sample`-th verdict on a question: it depends on what is asked, not on when. */
+export function evaluationSeed(seed: number, question: number, sample: number): number {
+  return thoughtSeed(thoughtSeed(seed, question) ^ 0x5bd1e995, sample);
+}
+
+/** 32 bits of a text (FNV-1a over its UTF-16 units). */
+export function textHash(text: string): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return hash >>> 0;
+}
+
 function mix(value: number): number {
   let h = (value + 0x9e3779b9) >>> 0;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);

@@ -6,5 +6,7 @@ import type { SearchRun } from "./run.js";
  */
 export interface Strategy {
   readonly name: string;
+  /** Plain data that decides, with the seed, which tree grows; a log of other settings is not resumed. */
+  readonly settings?: object;
   run<State, Answer>(run: SearchRun<State, Answer>): Promise<void>;
 }

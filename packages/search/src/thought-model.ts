@@ -37,6 +37,8 @@ export interface DecodedThought {
   stopString?: string;
   /** True when the model ended its answer (end of turn). */
   ended: boolean;
+  /** Token ids that the branch holds of this thought, where the model has them; not of a cut one. */
+  tokenIds?: number[];
   /** Sum of log-probabilities, where the model gives them. */
   logprob?: number;
 }
@@ -54,10 +56,12 @@ export interface TokenUsage {
 /** A place in the text tree. Costs nothing to fork where the model shares prefixes. */
 export interface ThoughtBranch {
   readonly usage: Readonly<TokenUsage>;
+  /** Tokens on the path, where the model tells them. */
+  readonly length?: number;
   /** n branches at the same place, numbered on from earlier forks in the order of their random paths. */
   fork(n: number): ThoughtBranch[];
-  /** Appends known text to the model's own answer so far. */
-  extend(text: string, signal?: AbortSignal): Promise<void>;
+  /** Appends known text, or the ids of its tokens from {@link DecodedThought.tokenIds}, to the model's answer so far. */
+  extend(content: string | readonly number[], signal?: AbortSignal): Promise<void>;
   /** An abort by `signal` does not reject: the result holds what was decoded. */
   decode(options: ThoughtDecodeOptions): Promise<DecodedThought>;
   /** Natural-log probability of each text as the continuation here; the branch is left as it was. */
@@ -80,6 +84,8 @@ export interface PromptMessage {
 
 export interface ThoughtModel {
   readonly name: string;
+  /** Keys and values of one token, all layers. Undefined where the model holds no KV that it knows of. */
+  readonly kvBytesPerToken?: number;
   /** A branch after the prompt, ready for the model's answer. */
   open(prompt: readonly PromptMessage[], options?: { signal?: AbortSignal }): Promise<ThoughtBranch>;
   /** A search reports differences; they are its own only when nothing else runs on the model meanwhile. */

@@ -12,9 +12,13 @@ export interface Thought<State = unknown> {
   parent: ThoughtId;
   /** Further thoughts that this one joins with its parent's. */
   merged?: ThoughtId[];
+  /** Range [begin, end) of the problem's parts that it answers (Graph of Thoughts). */
+  parts?: [number, number];
   depth: number;
   /** The thought's own text, not its ancestors'. */
   text: string;
+  /** What followed the text on its branch: the stop string that ended it. */
+  stopString?: string;
   tokens: number;
   state?: State;
   score?: number;
@@ -42,6 +46,7 @@ export function growTree<State>(tree: ThoughtTree<State>, event: SearchEvent<Sta
         id: event.thought,
         parent: event.parent,
         ...(event.merged && { merged: event.merged }),
+        ...(event.parts && { parts: event.parts }),
         depth: event.depth,
         text: "",
         tokens: 0,
@@ -55,8 +60,11 @@ export function growTree<State>(tree: ThoughtTree<State>, event: SearchEvent<Sta
       return;
     }
     case "thought:finished": {
-      const { text, tokens, state } = event;
-      Object.assign(thoughtOf(tree, event.thought), { text, tokens, state, status: "alive" });
+      const { text, tokens, state, stopString } = event;
+      Object.assign(thoughtOf(tree, event.thought), {
+        ...{ text, tokens, state, status: "alive" },
+        ...(stopString !== undefined && { stopString }),
+      });
       return;
     }
     case "thought:scored":

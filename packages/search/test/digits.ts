@@ -47,3 +47,21 @@ export function digits(length: number, seed: number): string {
     return String((state >>> 16) % 10);
   }).join("");
 }
+
+/** `problem`, and all that it splits into, with other members. */
+export function altered(
+  problem: Problem<Digits, string>,
+  members: Partial<Problem<Digits, string>>,
+): Problem<Digits, string> {
+  return {
+    ...problem,
+    ...members,
+    split: (parts) => {
+      const split = problem.split!(parts);
+      return {
+        parts: split.parts.map((part) => altered(part, members)),
+        merge: (...range) => altered(split.merge(...range), members),
+      };
+    },
+  };
+}

@@ -31,7 +31,7 @@ export function checkEventOrder(events: readonly SearchEvent<unknown, unknown>[]
         if (event.finishReason === "cut" || event.finishReason === "aborted") interrupted.add(event.thought);
         break;
       case "thought:scored":
-        demand(phases.get(event.thought) === "finished" && !interrupted.has(event.thought), event);
+        demand(["finished", "scored"].includes(phases.get(event.thought)!) && !interrupted.has(event.thought), event);
         phases.set(event.thought, "scored");
         break;
       case "thought:pruned":

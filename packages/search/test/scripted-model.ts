@@ -18,6 +18,10 @@ export interface ScriptedModelOptions {
   errorRate: number;
   /** Waits before each token, to shuffle the order in which thoughts finish. */
   jitter?: () => Promise<void>;
+  /** What it answers to a prompt, in place of sorted digits; undefined for these. */
+  reply?: (prompt: string, seed: number) => string | undefined;
+  /** Log-probability of a text after a prompt. */
+  logprob?: (prompt: string, text: string) => number;
   /** Thrown by decode instead of a token once this many tokens are generated. */
   failAfter?: number;
 }
@@ -29,6 +33,11 @@ export class ScriptedModel implements ThoughtModel {
   generated = 0;
   readonly prompts: string[] = [];
   kvBytesRead = 0;
+  readonly kvBytesPerToken = 2;
+  /** Most tokens that branches held together, and most branches open, at one time. */
+  mostHeld = 0;
+  mostOpen = 0;
+  readonly #held = new Map<ScriptedBranch, number>();
 
   constructor(readonly options: ScriptedModelOptions) {}
 
@@ -37,7 +46,18 @@ export class ScriptedModel implements ThoughtModel {
     options.signal?.throwIfAborted();
     const text = prompt.map(({ content }) => content).join("\n");
     this.prompts.push(text);
-    return new ScriptedBranch(this, text, "", text.length);
+    return new ScriptedBranch(this, text, "", text.length, undefined);
+  }
+
+  /** Books what a branch holds of its own; undefined: nothing any more. */
+  hold(branch: ScriptedBranch, tokens: number | undefined): void {
+    if (tokens === undefined) this.#held.delete(branch);
+    else this.#held.set(branch, tokens);
+    this.mostHeld = Math.max(
+      this.mostHeld,
+      [...this.#held.values()].reduce((a, b) => a + b, 0),
+    );
+    this.mostOpen = Math.max(this.mostOpen, this.openBranches);
   }
 
   usage() {
@@ -48,26 +68,42 @@ export class ScriptedModel implements ThoughtModel {
 class ScriptedBranch implements ThoughtBranch {
   readonly usage: TokenUsage;
   #released = false;
+  #children = 0;
 
   constructor(
     readonly model: ScriptedModel,
     readonly prompt: string,
     public answer: string,
     prefilledTokens: number,
+    private readonly parent: ScriptedBranch | undefined,
   ) {
     this.usage = { generatedTokens: 0, promptTokens: 0, prefilledTokens };
     model.openBranches++;
     model.opened++;
+    if (parent) parent.#children++;
+    this.#book();
+  }
+
+  get length(): number {
+    return this.prompt.length + this.answer.length;
   }
 
   fork(n: number): ThoughtBranch[] {
     this.#check();
-    return Array.from({ length: n }, () => new ScriptedBranch(this.model, this.prompt, this.answer, 0));
+    return Array.from({ length: n }, () => new ScriptedBranch(this.model, this.prompt, this.answer, 0, this));
   }
 
-  async extend(text: string): Promise<void> {
+  async extend(content: string | readonly number[]): Promise<void> {
     this.#check();
+    const text = typeof content === "string" ? content : String.fromCharCode(...content);
     this.answer += text;
+    this.usage.prefilledTokens += text.length;
+    this.#book();
+  }
+
+  async score(continuations: string[]): Promise<number[]> {
+    this.#check();
+    return continuations.map((text) => this.model.options.logprob?.(this.prompt, text) ?? -text.length);
   }
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
@@ -80,6 +116,7 @@ class ScriptedBranch implements ThoughtBranch {
       if (this.model.generated === this.model.options.failAfter) throw new Error("the scripted model failed");
       const token = this.#next(options);
       this.answer += token;
+      this.#book();
       this.usage.generatedTokens++;
       this.model.generated++;
       this.model.kvBytesRead += this.prompt.length + this.answer.length;
@@ -99,9 +136,25 @@ class ScriptedBranch implements ThoughtBranch {
     if (this.#released) return;
     this.#released = true;
     this.model.openBranches--;
+    this.#free();
+  }
+
+  #book(): void {
+    this.model.hold(this, this.length - (this.parent?.length ?? 0));
+  }
+
+  /** What a branch holds is free when it and all that grow from it are released. */
+  #free(): void {
+    if (!this.#released || this.#children > 0) return;
+    this.model.hold(this, undefined);
+    if (this.parent === undefined) return;
+    this.parent.#children--;
+    this.parent.#free();
   }
 
   #next({ temperature = 0, seed = 0 }: ThoughtDecodeOptions): string {
+    const reply = this.model.options.reply?.(this.prompt, seed);
+    if (reply !== undefined) return reply[this.answer.length] ?? ".";
     const input = this.prompt.match(/\d+/)![0];
     const right = [...input].sort()[this.answer.length] ?? ".";
     if (temperature === 0) return right;

@@ -23,6 +23,7 @@ export function bestOfN(options: BestOfNOptions): Strategy {
   checkCount("width", width);
   return {
     name: n === Number.POSITIVE_INFINITY ? "best-of-n" : `best-of-${n}`,
+    settings: { n, width, stopWhenSolved, sampling },
     async run(run) {
       const { problem } = run;
       const place: Place = { parent: 0, depth: 1, branch: await run.open(problem.prompt()), text: "" };
@@ -31,8 +32,11 @@ export function bestOfN(options: BestOfNOptions): Strategy {
         if (granted === undefined) return;
         const champion = run.best;
         const places = new Array<Place>(granted.count).fill(place);
-        const answers = evaluate(run, await propose(run, places, wholeAnswer(problem, sampling, granted.maxTokens)));
-        crown(run, champion === undefined ? answers : [champion, ...answers]);
+        const answers = await propose(run, places, wholeAnswer(problem, sampling, granted.maxTokens));
+        const rivals = champion === undefined ? answers : [champion, ...answers];
+        await evaluate(run, run.evaluator.scope === "level" ? rivals : answers);
+        if (run.signal.aborted) return;
+        crown(run, rivals);
         if (stopWhenSolved && run.solved) {
           run.stopReason ??= "solved";
           return;

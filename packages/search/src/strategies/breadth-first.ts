@@ -7,14 +7,21 @@
  *   When the search ends without a whole answer, the model finishes the best part, so there always is one.
  * - `reprompt`: a thought is a whole answer; each level is a new prompt that asks to improve the answer kept so far,
  *   which competes with the new ones and stays on ties (Besta et al. 2024, Graph of Thoughts' ToT baseline).
+ *
+ * Thoughts of a level do not wait for each other: each is scored as soon as it ends, and one that died is replaced at
+ * once, while its siblings decode. Yet the tree depends on the seed alone. The thoughts of a level are a sequence: the
+ * n-th has its number, place and seed whenever it starts, and it starts when n - width before it have died. So the level
+ * is always the shortest beginning of the sequence in which `width` live. Only the selection waits for its whole level, since
+ * it compares all of it; so does a vote.
  */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
-import { type Place, placeAfter, propose, rootPlace } from "../propose.js";
+import type { Problem } from "../problem.js";
+import { type Place, placeAfter, rootPlace, sprout } from "../propose.js";
 import type { LiveThought, SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
-import { nextPart, type StrategySampling, wholeAnswer } from "../shapes.js";
+import { nextPart, type ProposeKind, type StrategySampling, wholeAnswer } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
 
 export interface BreadthFirstOptions {
@@ -34,6 +41,13 @@ export interface BreadthFirstOptions {
   stopWhenSolved?: boolean;
   /** `continue`: cut a thought in the middle as soon as the problem calls it hopeless. True by default. */
   cutHopeless?: boolean;
+  /** `continue`: parts are sampled one by one (default), or several listed in one generation. */
+  propose?: ProposeKind;
+  /**
+   * Under a budget of tokens, narrow each level to what is left for it when all levels to come get as much, so that the
+   * search reaches its depth. False by default.
+   */
+  adaptWidth?: boolean;
   /** Temperature 1 by default. */
   sampling?: StrategySampling;
 }
@@ -53,9 +67,11 @@ export function breadthFirst(options: BreadthFirstOptions): Strategy {
     attempts: Math.max(attempts, width),
     stopWhenSolved: options.stopWhenSolved ?? true,
     cutHopeless: options.cutHopeless ?? true,
+    propose: options.propose ?? "sample",
+    adaptWidth: options.adaptWidth ?? false,
     sampling: options.sampling ?? { temperature: 1 },
   };
-  return { name: `tot-${grow}`, run: (run) => searchLevels(run, settings) };
+  return { name: `tot-${grow}`, settings, run: (run) => searchLevels(run, settings) };
 }
 
 type Settings = Required<BreadthFirstOptions>;
@@ -69,7 +85,8 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
   let kept: LiveThought<State>[] = [];
   for (let depth = 1; depth <= settings.depth; depth++) {
     const places = depth === 1 ? [await rootPlace(run)] : await placesAfter(run, kept, depth, settings);
-    const level = await growLevel(run, places, settings);
+    const level = await growLevel(run, places, kept, { ...settings, width: widthAt(run, depth, settings) });
+    if (run.signal.aborted) return;
     const candidates =
       settings.grow === "continue" ? level.filter((thought) => !thought.answered) : [...kept, ...level];
     const selection = keepBest(candidates, settings.keep, stateKey);
@@ -95,29 +112,79 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
   }
 }
 
-/** Grows thoughts at `places` in turn until `width` of them live, and returns the living. */
+function widthAt<State, Answer>(run: SearchRun<State, Answer>, depth: number, settings: Settings): number {
+  if (!settings.adaptWidth || run.tokensLeft === Number.POSITIVE_INFINITY) return settings.width;
+  const perThought = partTokens(run.problem, settings);
+  const affordable = Math.floor(run.tokensLeft / perThought / (settings.depth - depth + 1));
+  return Math.max(1, Math.min(settings.width, affordable));
+}
+
+function partTokens<State, Answer>(problem: Problem<State, Answer>, settings: Settings): number {
+  return settings.grow === "reprompt" ? problem.answerMaxTokens : problem.thought.maxTokens;
+}
+
+/** Grows thoughts at `places` in turn until `width` of them live, and returns the living in order of their numbers. */
 async function growLevel<State, Answer>(
   run: SearchRun<State, Answer>,
   places: readonly Place[],
+  kept: readonly LiveThought<State>[],
   settings: Settings,
 ): Promise<LiveThought<State>[]> {
-  const { problem } = run;
-  const { sampling, cutHopeless } = settings;
+  const { width, attempts, grow, sampling } = settings;
+  const comparesLevel = run.evaluator.scope === "level";
   const living: LiveThought<State>[] = [];
-  for (let started = 0; living.length < settings.width && started < settings.attempts; ) {
-    const wanted = Math.min(settings.width - living.length, settings.attempts - started);
-    const whole = settings.grow === "reprompt";
-    const granted = run.grant(wanted, whole ? problem.answerMaxTokens : problem.thought.maxTokens);
-    if (granted === undefined) break;
-    const shape = whole
-      ? wholeAnswer(problem, sampling, granted.maxTokens)
-      : nextPart(problem, sampling, granted.maxTokens, cutHopeless);
+  const growing = new Set<Promise<void>>();
+  let awaited = 0;
+  let started = 0;
+
+  const settle = async (thoughts: LiveThought<State>[]) => {
+    const scored = comparesLevel ? thoughts : await evaluate(run, thoughts);
+    living.push(...scored.filter((thought) => comparesLevel || grow === "reprompt" || staysAlive(run, thought)));
+  };
+  const start = (): boolean => {
+    const wanted = Math.min(width - living.length - awaited, attempts - started);
+    if (wanted < 1) return false;
+    const granted = run.grant(wanted, partTokens(run.problem, settings), living.length + awaited > 0);
+    if (granted === undefined) return false;
+    const shape =
+      grow === "reprompt"
+        ? wholeAnswer(run.problem, sampling, granted.maxTokens)
+        : nextPart(run, settings, granted.maxTokens);
     const round = Array.from({ length: granted.count }, (_, i) => places[(started + i) % places.length]!);
-    const grown = evaluate(run, await propose(run, round, shape));
-    living.push(...grown.filter((thought) => whole || staysAlive(run, thought)));
     started += granted.count;
+    for (const grown of sprout(run, round, shape)) {
+      awaited++;
+      const settled = grown
+        .then(settle)
+        .catch((error) => run.fail(error))
+        .finally(() => {
+          awaited--;
+          growing.delete(settled);
+        });
+      growing.add(settled);
+    }
+    return true;
+  };
+  for (;;) {
+    // A list may hold fewer parts than were asked for: the next is asked for when all are there.
+    while (start() && settings.propose === "sample");
+    if (growing.size === 0) break;
+    await (settings.propose === "sample" ? Promise.race(growing) : Promise.all(growing));
   }
-  return living;
+  living.sort((a, b) => a.id - b.id);
+  return comparesLevel ? compareLevel(run, kept, living, settings) : living;
+}
+
+/** Scores a level's thoughts, and with `reprompt` those kept before, against each other. */
+async function compareLevel<State, Answer>(
+  run: SearchRun<State, Answer>,
+  kept: readonly LiveThought<State>[],
+  level: readonly LiveThought<State>[],
+  { grow }: Settings,
+): Promise<LiveThought<State>[]> {
+  const rivals = grow === "reprompt" ? [...kept, ...level] : level;
+  const scored = await evaluate(run, rivals);
+  return scored.filter((thought) => level.includes(thought) && (grow === "reprompt" || staysAlive(run, thought)));
 }
 
 async function placesAfter<State, Answer>(

@@ -9,7 +9,7 @@ import { checkCount } from "../options.js";
 import { type Place, placeAfter, propose, rootPlace } from "../propose.js";
 import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
-import { nextPart, type StrategySampling } from "../shapes.js";
+import { nextPart, type ProposeKind, type StrategySampling } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
 
 export interface DepthFirstOptions {
@@ -23,6 +23,8 @@ export interface DepthFirstOptions {
   threshold?: number;
   /** Cut a thought in the middle as soon as the problem calls it hopeless. True by default. */
   cutHopeless?: boolean;
+  /** Parts are sampled one by one (default), or several listed in one generation. */
+  propose?: ProposeKind;
   /** Temperature 1 by default. */
   sampling?: StrategySampling;
 }
@@ -32,10 +34,11 @@ export function depthFirst(options: DepthFirstOptions): Strategy {
   checkCount("width", width);
   checkCount("depth", depth);
   checkCount("keep", keep);
-  const { cutHopeless = true, sampling = { temperature: 1 } } = options;
-  const settings: Settings = { width, depth, keep, threshold, cutHopeless, sampling };
+  const { cutHopeless = true, propose = "sample", sampling = { temperature: 1 } } = options;
+  const settings: Settings = { width, depth, keep, threshold, cutHopeless, propose, sampling };
   return {
     name: "tot-depth-first",
+    settings,
     async run(run) {
       const root = await rootPlace(run);
       await explore(run, root, settings);
@@ -52,8 +55,9 @@ async function explore<State, Answer>(run: SearchRun<State, Answer>, place: Plac
   const { problem } = run;
   const granted = run.grant(settings.width, problem.thought.maxTokens);
   if (granted === undefined) return;
-  const shape = nextPart(problem, settings.sampling, granted.maxTokens, settings.cutHopeless);
-  const grown = evaluate(run, await propose(run, new Array<Place>(granted.count).fill(place), shape));
+  const shape = nextPart(run, settings, granted.maxTokens);
+  const grown = await evaluate(run, await propose(run, new Array<Place>(granted.count).fill(place), shape));
+  if (run.signal.aborted) return;
   const living = grown.filter((thought) => staysAlive(run, thought));
   const { kept, dropped } = keepBest(living, settings.keep, stateKeyOf(problem));
   while (kept.length > 0 && kept.at(-1)!.score < settings.threshold) {

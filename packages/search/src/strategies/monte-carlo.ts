@@ -8,7 +8,7 @@ import { checkCount } from "../options.js";
 import { type Place, placeAfter, propose, rootPlace } from "../propose.js";
 import type { LiveThought, SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
-import { nextPart, type StrategySampling } from "../shapes.js";
+import { nextPart, type ProposeKind, restOfAnswer, type StrategySampling } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
 
 export interface MonteCarloOptions {
@@ -24,6 +24,8 @@ export interface MonteCarloOptions {
   rollout?: StrategySampling;
   /** End as soon as an answer is solved. True by default. */
   stopWhenSolved?: boolean;
+  /** Parts are sampled one by one (default), or several listed in one generation. */
+  propose?: ProposeKind;
   /** Temperature 1 by default. */
   sampling?: StrategySampling;
 }
@@ -38,8 +40,9 @@ export function monteCarlo(options: MonteCarloOptions): Strategy {
   const settings: Settings = {
     ...{ iterations, width, depth, exploration, stopWhenSolved, sampling },
     rollout: options.rollout ?? sampling,
+    propose: options.propose ?? "sample",
   };
-  return { name: `mcts-${iterations}`, run: (run) => searchTree(run, settings) };
+  return { name: `mcts-${iterations}`, settings, run: (run) => searchTree(run, settings) };
 }
 
 type Settings = Required<MonteCarloOptions>;
@@ -103,12 +106,13 @@ function descend<State>(root: Node<State>, range: { min: number; max: number }, 
 async function expand<State, Answer>(
   run: SearchRun<State, Answer>,
   { place }: Node<State>,
-  { width, sampling }: Settings,
+  { width, sampling, propose: kind }: Settings,
 ): Promise<Node<State>[]> {
   const granted = run.grant(width, run.problem.thought.maxTokens);
   if (granted === undefined) return [];
   const places = new Array<Place>(granted.count).fill(place);
-  const grown = evaluate(run, await propose(run, places, nextPart(run.problem, sampling, granted.maxTokens, true)));
+  const shape = nextPart(run, { sampling, cutHopeless: true, propose: kind }, granted.maxTokens);
+  const grown = await evaluate(run, await propose(run, places, shape));
   const living = grown.filter((thought) => staysAlive(run, thought));
   const { kept, dropped } = keepBest(living, living.length, stateKeyOf(run.problem));
   for (const { thought, reason } of dropped) prune(run, thought, reason);
@@ -128,16 +132,9 @@ async function play<State, Answer>(
     const granted = run.grant(open.length - next, run.problem.answerMaxTokens);
     if (granted === undefined) break;
     const round = open.slice(next, next + granted.count);
-    const shape = nextPart(run.problem, settings.rollout, granted.maxTokens, false);
-    const answers = evaluate(
-      run,
-      // The stop strings end a part; a rollout runs on to the model's own end.
-      await propose(
-        run,
-        round.map(({ place }) => place),
-        { ...shape, stop: undefined },
-      ),
-    );
+    const places = round.map(({ place }) => place);
+    const rollouts = await propose(run, places, restOfAnswer(run, settings.rollout, granted.maxTokens));
+    const answers = await evaluate(run, rollouts);
     for (const answer of answers) {
       scores.set(round.find(({ place }) => place.parent === answer.parent)!, answer.score);
       if (!answer.answered) prune(run, answer, "unsolved");

@@ -1,6 +1,6 @@
 /**
  * Self-consistency (Wang et al. 2023, arXiv 2203.11171): whole answers from one prompt, side by side; the one given most
- * often wins, and the problem's scorer is not asked. A thought's score is the number of answers that agree with it.
+ * often wins, and neither the problem's scorer nor a model is asked. A thought's score is the number of answers that agree with it.
  */
 import { prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
@@ -21,6 +21,7 @@ export function selfConsistency({ n, sampling = { temperature: 1 } }: SelfConsis
   checkCount("n", n);
   return {
     name: `self-consistency-${n}`,
+    settings: { n, sampling },
     async run(run) {
       const { problem } = run;
       const place = await rootPlace(run);
