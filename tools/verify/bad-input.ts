@@ -24,11 +24,11 @@ let failed = 0;
 if (device === "cuda") {
   check("no visible GPU", withoutGpus(), /^E_DEVICE .{20,}/);
   check("a model of 70 billion weights", await errorOf(giant, { kvTokens: 4096 }), /^E_OOM .*GiB.*GiB/);
-  check("KV for 2^31 tokens", await errorOf(tiny, { kvTokens: 2 ** 31 - 1 }), /^E_OOM .*GiB.*GiB/);
+  check("KV for 2^30 tokens", await errorOf(tiny, { kvTokens: 2 ** 30 }), /^E_OOM .*GiB.*GiB/);
   check("int8 weights", await errorOf(tiny, { weights: "int8" }), /^E_BAD_ARGUMENT .*int8/);
   await loadAndDispose(tiny); // the driver keeps some memory of a process from its first load on
   await checkMemory("after a load that was refused", () => errorOf(giant, { kvTokens: 4096 }));
-  for (const afterMs of [1, 30, 100, 300]) {
+  for (const afterMs of [1, 5, 15, 30]) {
     await checkMemory(`after a load aborted at ${afterMs} ms`, () => abortedLoad("random:llama-3-8b", afterMs));
   }
   await checkMemory("after 30 loads", async () => {
