@@ -64,12 +64,13 @@ describe("a replay", () => {
   it("verifies all drafts of a tree in one step", async () => {
     const parents = [-1, -1, 0, 0, 2];
     const before = engine.stats().decodedTokens;
-    const { generatedTokens, stepMs, after } = await verifyDrafts(engine, {
+    const { generatedTokens, stepMs, raggedSteps, after } = await verifyDrafts(engine, {
       promptTokens: 30,
       parents,
       steps: 6,
     });
     expect(generatedTokens).toBe(5 * 6);
+    expect(raggedSteps).toBe(0);
     expect(stepMs).toHaveLength(5);
     expect(after.decodedTokens - before).toBeGreaterThanOrEqual(5 * 6);
     await engine.checkInvariants();

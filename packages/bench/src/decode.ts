@@ -101,9 +101,9 @@ export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeBe
   const { info } = engine;
   for (const one of workloads) checkFits(one, info.contextLength);
   const { copyBytesPerS } = await copyRate(info.device, info.numThreads);
-  await warmUp(engine);
   const rows: DecodeBenchRow[] = [];
   for (const one of workloads) {
+    await warmUp(engine, one, signal);
     if (signal?.aborted) break;
     const row = await measure(engine, one, copyBytesPerS, signal);
     if (!row) break;
@@ -136,18 +136,21 @@ async function measure(
   copyBytesPerS: number,
   signal: AbortSignal | undefined,
 ): Promise<DecodeBenchRow | undefined> {
-  let replay: Replay;
+  const replay = await run(engine, workload, signal);
+  if (!replay || replay.stepMs.length === 0) return undefined;
+  return summarize(workload, replay, engine.info, copyBytesPerS);
+}
+
+/** Nothing when it was aborted before its prompt was there. */
+async function run(engine: Engine, workload: Workload, signal: AbortSignal | undefined): Promise<Replay | undefined> {
   try {
-    replay =
-      workload.kind === "replay"
-        ? await replayTree(engine, workload.tree, { ...workload, signal })
-        : await verifyDrafts(engine, { ...workload, signal });
+    return workload.kind === "replay"
+      ? await replayTree(engine, workload.tree, { ...workload, signal })
+      : await verifyDrafts(engine, { ...workload, signal });
   } catch (error) {
     if (DeftreeError.isInstance(error) && error.code === "E_ABORTED") return undefined;
     throw error;
   }
-  if (replay.stepMs.length === 0) return undefined;
-  return summarize(workload, replay, engine.info, copyBytesPerS);
 }
 
 export function summarize(
@@ -254,9 +257,20 @@ async function copyRate(device: "cpu" | "cuda", numThreads: number): Promise<{ c
   return benchAttention({ nodes: [], queries: [], policies: [], device, numThreads, ...shape });
 }
 
-async function warmUp(engine: Engine): Promise<void> {
+const warmUpSteps = 4;
+
+/** A few steps; on a GPU of the workload itself, whose prefill chooses algorithms and whose steps are recorded as graphs. */
+async function warmUp(engine: Engine, workload: Workload, signal: AbortSignal | undefined): Promise<void> {
+  if (engine.info.device === "cuda") {
+    const short =
+      workload.kind === "drafts"
+        ? { ...workload, steps: warmUpSteps }
+        : { ...workload, range: { ...workload.range, last: workload.range.first + warmUpSteps - 1 } };
+    await run(engine, short, signal);
+    return;
+  }
   using branch = engine.branch();
-  const length = Math.min(64, engine.info.contextLength - 4);
+  const length = Math.min(64, engine.info.contextLength - warmUpSteps);
   await branch.extend(Array.from({ length }, (_, i) => (7 * i) % engine.info.vocabSize));
-  await branch.decode({ maxTokens: 4, stopTokens: [] });
+  await branch.decode({ maxTokens: warmUpSteps, stopTokens: [] });
 }

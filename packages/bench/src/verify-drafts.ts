@@ -1,4 +1,4 @@
-import type { Engine, EngineBranch } from "@deftree/engine";
+import type { DecodeStream, Engine, EngineBranch } from "@deftree/engine";
 import { Gate } from "./gate.js";
 import { manyTokens, type Replay } from "./replay.js";
 import { StepClock } from "./step-clock.js";
@@ -13,75 +13,90 @@ export interface DraftOptions {
 
 /**
  * Verifies the same draft tree in each step, as one step of speculative decoding does: every draft token is a query over
- * its path and gets a next token. The drafts' own K/V are written once, by the setup, and read in each step: a speculating
- * engine also writes them in each, 64 tokens beside thousands. Nothing is accepted, so all steps are of one size.
+ * its path and gets a next token, which is dropped. Nothing is accepted, so all steps are of one size. The drafts' own K/V
+ * are written before the first step and read in each: a speculating engine also writes them in each, 64 tokens beside thousands.
  */
 export async function verifyDrafts(engine: Engine, options: DraftOptions): Promise<Replay> {
-  const { promptTokens, parents, steps, signal } = options;
-  const { vocabSize } = engine.info;
+  const { promptTokens, signal } = options;
   const root = engine.branch();
-  const started = performance.now();
-  const prompt = root.extend(manyTokens(promptTokens, engine.stats().steps, vocabSize), { signal });
-  const [, first] = await Promise.all([prompt, root.decode({ maxTokens: 1, stopTokens: [], signal })]);
-  const ttftMs = performance.now() - started;
-  await root.truncate(promptTokens);
-
-  const drafts = await plantDrafts(root, parents, vocabSize, signal);
-  const lengths = drafts.map(({ length }) => length);
   const gate = new Gate();
-  for (const branch of drafts) gate.hold(branch, signal);
-  await gate.reached();
-  const clock = new StepClock(0);
-  let generatedTokens = 0;
-  const verifying = drafts.map(async (branch, draft) => {
-    const streams = Array.from({ length: steps }, () => {
-      const stream = branch.decode({ maxTokens: 1, stopTokens: [], signal });
-      branch.truncate(lengths[draft]!).catch(() => {}); // the decode tells
-      return stream;
-    });
-    await Promise.all(
-      streams.map(async (stream, step) => {
-        for await (const token of stream) {
-          generatedTokens++;
-          clock.mark(step, token);
-        }
-      }),
-    );
-  });
+  const started = performance.now();
+  const prompt = root.extend(manyTokens(promptTokens, engine.stats().steps, engine.info.vocabSize), { signal });
+  gate.hold(root, signal);
+  await Promise.all([prompt, gate.reached()]);
+  const ttftMs = performance.now() - started;
+  const drafts = new Drafts(root, options, engine.info.vocabSize);
+  const verifying = drafts.queueAll();
   const before = engine.stats();
   gate.open();
-  await Promise.all(verifying);
-  for (const branch of [...drafts, root]) branch.prune();
-  const after = engine.stats();
+  await verifying;
+  for (const branch of [...drafts.branches, root]) branch.prune();
   return {
-    ttftMs: first.tokens.length > 0 ? ttftMs : Number.NaN,
-    stepMs: clock.stepMs(),
-    raggedSteps: clock.numRagged,
-    generatedTokens,
+    ttftMs,
+    stepMs: drafts.clock.stepMs(),
+    raggedSteps: drafts.clock.numRagged,
+    generatedTokens: drafts.numVerified,
     before,
-    after,
+    after: engine.stats(),
   };
 }
 
 /** A branch for each draft token, which ends in it. */
-async function plantDrafts(
-  root: EngineBranch,
-  parents: readonly number[],
-  vocabSize: number,
-  signal: AbortSignal | undefined,
-): Promise<EngineBranch[]> {
-  const drafts: EngineBranch[] = [];
-  const extending: Promise<unknown>[] = [];
-  const plant = (node: number): EngineBranch => {
-    const known = drafts[node];
-    if (known) return known;
-    const parent = parents[node]!;
-    const [branch] = (parent < 0 ? root : plant(parent)).fork(1);
-    drafts[node] = branch!;
-    extending.push(branch!.extend([node % vocabSize], { signal }));
-    return branch!;
-  };
-  for (const node of parents.keys()) plant(node);
-  await Promise.all(extending);
-  return drafts;
+class Drafts {
+  readonly branches: EngineBranch[] = [];
+  readonly clock = new StepClock(0);
+  numVerified = 0;
+  readonly #depths: number[] = [];
+
+  constructor(
+    private readonly root: EngineBranch,
+    private readonly options: DraftOptions,
+    private readonly vocabSize: number,
+  ) {}
+
+  async queueAll(): Promise<void> {
+    const { parents } = this.options;
+    for (const draft of parents.keys()) this.#depths[draft] = this.#depth(draft);
+    const deepest = Math.max(...this.#depths);
+    // By level: a branch must be forked before its own verifying is queued.
+    const writing: Promise<unknown>[] = [];
+    for (let depth = 1; depth <= deepest; depth++) {
+      for (const draft of parents.keys()) if (this.#depths[draft] === depth) writing.push(this.#plant(draft));
+    }
+    const verifying = this.branches.map((branch, draft) => this.#verify(branch, this.#depths[draft]!, deepest));
+    await Promise.all([...writing, ...verifying]);
+  }
+
+  #depth(draft: number): number {
+    return draft < 0 ? 0 : 1 + this.#depth(this.options.parents[draft]!);
+  }
+
+  async #plant(draft: number): Promise<void> {
+    const parent = this.options.parents[draft]!;
+    const [branch] = (parent < 0 ? this.root : this.branches[parent]!).fork(1);
+    this.branches[draft] = branch!;
+    await branch!.extend([draft % this.vocabSize], { signal: this.options.signal });
+  }
+
+  /**
+   * A level is written in the step after the one above it, and each branch verifies from the step that writes it. So the
+   * upper levels verify some times before the deepest is there; these do not count.
+   */
+  async #verify(branch: EngineBranch, depth: number, deepest: number): Promise<void> {
+    const { promptTokens, steps, signal } = this.options;
+    const streams = Array.from({ length: deepest - depth + steps }, () => {
+      const stream = branch.decode({ maxTokens: 1, stopTokens: [], signal });
+      branch.truncate(promptTokens + depth).catch(() => {}); // the decode tells
+      return stream;
+    });
+    await Promise.all(streams.map((stream, i) => this.#watch(stream, i - (deepest - depth))));
+  }
+
+  async #watch(stream: DecodeStream, step: number): Promise<void> {
+    for await (const token of stream) {
+      if (step < 0) continue;
+      this.numVerified++;
+      this.clock.mark(step, token);
+    }
+  }
 }
