@@ -9,7 +9,7 @@ namespace deftree {
 
 class DraftStatistics {
  public:
-  // Accepted over claimed, so far: 1 for a source whose claims are right on average.
+  // Drawn over claimed, so far: 1 for a source whose claims are right on average.
   double ratio(DraftSourceId source, int32_t rank) const;
   // The claim corrected by it, at most 0.98.
   float calibrated(DraftSourceId source, int32_t rank, float claim) const;
@@ -18,9 +18,9 @@ class DraftStatistics {
   void observe(DraftSourceId source, int32_t rank, float claim, bool drawn);
 
  private:
-  // Sums with older terms worth less; the start stands for four right claims.
+  // Sums with older terms worth less. The start stands for claims that are too high: a source earns its trees.
   struct Sums {
-    double claimed = 4, drawn = 4;
+    double claimed = 4, drawn = 2.4;
   };
   std::array<std::array<Sums, kNumDraftRanks>, kNumDraftSources> sums_;
 };

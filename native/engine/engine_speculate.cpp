@@ -29,23 +29,21 @@ void Engine::draft(size_t first, int32_t num_decoding) {
   };
   if (!is_cost_measured_ && std::ranges::any_of(active_, wants_auto)) measure_step_cost();
   enter(kDraft);
-  speculator_.begin_step();
-  // A branch that waits for pages goes before any draft.
-  if (stats_.num_paused_branches == 0) {
-    int32_t num_tokens = 0;
+  const auto decoding = [&](int32_t i) -> EngineBranch& { return *decoding_[(first + i) % decoding_.size()].branch; };
+  int64_t num_prefill = 0;
+  for (const Candidate& prefill : prefilling_) num_prefill += prefill.num_fresh;
+  const int32_t num_left = options_.max_step_tokens - num_decoding;
+  const int32_t num_rows = num_decoding + static_cast<int32_t>(std::min<int64_t>(num_prefill, num_left));
+  int32_t num_tokens = 0;
+  for (int32_t i = 0; i < num_decoding; ++i) num_tokens += running<DecodeCommand>(decoding(i)) != nullptr;
+  speculator_.begin_step(num_rows, num_tokens);
+  // A branch that waits for pages, and a prompt that fills the step, go before any draft.
+  if (stats_.num_paused_branches == 0 && num_rows < options_.max_step_tokens) {
     for (int32_t i = 0; i < num_decoding; ++i) {
-      EngineBranch& branch = *decoding_[(first + i) % decoding_.size()].branch;
-      if (!running<DecodeCommand>(branch)) continue;
-      ++num_tokens;
-      propose_draft(branch);
+      if (running<DecodeCommand>(decoding(i))) propose_draft(decoding(i));
     }
     if (speculator_.num_proposals() > 0) {
-      int64_t num_prefill = 0;
-      for (const Candidate& prefill : prefilling_) num_prefill += prefill.num_fresh;
-      const int32_t num_left = options_.max_step_tokens - num_decoding;
-      const int32_t num_rows = num_decoding + static_cast<int32_t>(std::min<int64_t>(num_prefill, num_left));
-      speculator_.choose(num_rows, num_tokens, options_.max_step_tokens - num_rows,
-                         static_cast<double>(now_ns() - stage_start_ns_));
+      speculator_.choose(options_.max_step_tokens - num_rows, static_cast<double>(now_ns() - stage_start_ns_));
       drop_drafts_without_pages(first, num_decoding);
     }
   }

@@ -36,12 +36,13 @@ double StepCost::ns(int32_t rows) const {
   return a.ns + (b.ns - a.ns) * (rows - a.rows) / (b.rows - a.rows);
 }
 
-double StepCost::least_row_share() const {
+double StepCost::least_row_share(int32_t rows) const {
   if (points_.size() < 2) return 1;
   double least = 1;
   for (size_t i = 1; i < points_.size(); ++i) {
+    if (points_[i].rows <= rows && i + 1 < points_.size()) continue;
     const double slope = (points_[i].ns - points_[i - 1].ns) / (points_[i].rows - points_[i - 1].rows);
-    least = std::min(least, slope / points_[0].ns);
+    least = std::min(least, slope / ns(rows));
   }
   return least;
 }

@@ -19,9 +19,8 @@ class StepCost {
   bool known() const { return !points_.empty(); }
   // Linear between points and beyond the last two; never falls with rows. rows >= 1.
   double ns(int32_t rows) const;
-  // The least that a row can add to a step, as a share of the one-row step: a draft token below that probability
-  // cannot pay.
-  double least_row_share() const;
+  // The least that one more row adds to a step of `rows` rows or more, as a share of that step.
+  double least_row_share(int32_t rows) const;
   // A step of `rows` rows took `ns`. The points around it follow, and beyond them those that were not seen for a while, up
   // to the next that was: a longer context or a slower clock moves the whole curve. One step counts for at most a factor
   // of two, so that a lost time slice does little.

@@ -52,9 +52,15 @@ void Speculator::observe(int32_t token, std::span<const TokenLogprob> successors
   for (const auto& source : sources_) source->observe(token, successors);
 }
 
-void Speculator::begin_step() {
+void Speculator::begin_step(int32_t num_rows, int32_t num_tokens) {
   ++step_;
   num_proposals_ = 0;
+  num_rows_ = num_rows;
+  num_tokens_ = num_tokens;
+  // A row pays when it adds a larger share to the step's tokens than to its time. Half of that is looked at, since the
+  // statistics may turn out better.
+  const double least_worth = num_tokens * cost_.least_row_share(std::max(1, num_rows)) / 2;
+  least_path_probability_ = std::max(kLeastPathProbability, static_cast<float>(least_worth));
 }
 
 bool Speculator::is_due(BranchDraft& draft) {
@@ -68,9 +74,8 @@ void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, Br
   draft.looked_step = step_;
   draft.proposal = -1;
   const bool always = params.mode == SpeculationMode::kAlways;
-  const float least = std::max(kLeastPathProbability, static_cast<float>(cost_.least_row_share()) / 2);
   const DraftContext context = {branch, last_token, params.max_draft_tokens, max_depth,
-                                always ? kLeastPathProbability : least};
+                                always ? kLeastPathProbability : least_path_probability_};
   if (static_cast<size_t>(num_proposals_) == proposals_.size()) proposals_.emplace_back();
   Proposal& proposal = proposals_[num_proposals_];
   proposal.branch = &draft;
@@ -110,9 +115,10 @@ void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, Br
   draft.proposal = num_proposals_++;
 }
 
-void Speculator::choose(int32_t num_rows, int32_t num_tokens, int32_t max_drafts, double drafting_ns) {
+void Speculator::choose(int32_t max_drafts, double drafting_ns) {
   looking_ns_ += (drafting_ns - looking_ns_) * (looking_ns_ == 0 ? 1 : kTimeWeight);
   choosing_.clear();
+  int32_t num_rows = num_rows_;
   for (int32_t i = 0; i < num_proposals_; ++i) {
     Proposal& proposal = proposals_[i];
     if (!proposal.always) {
@@ -131,7 +137,7 @@ void Speculator::choose(int32_t num_rows, int32_t num_tokens, int32_t max_drafts
       path_probabilities_[i].push_back(c.path_probability);
     }
   }
-  choose_draft_trees(path_probabilities_, cost_, {num_rows, num_tokens, max_drafts, looking_ns_, kLeastGain}, counts_);
+  choose_draft_trees(path_probabilities_, cost_, {num_rows, num_tokens_, max_drafts, looking_ns_, kLeastGain}, counts_);
   for (size_t i = 0; i < choosing_.size(); ++i) proposals_[choosing_[i]].num_chosen = counts_[i];
   for (int32_t i = 0; i < num_proposals_; ++i) {
     if (proposals_[i].num_chosen > 0) lay_out_rows(proposals_[i]);
@@ -178,7 +184,6 @@ void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<c
   BranchDraft& draft = *proposal.branch;
   draft.proposal = -1;
   const auto is_accepted = [&](int32_t row) { return std::ranges::find(path, row) != path.end(); };
-  bool first_was_right = false;
   for (size_t i = 0; i < proposal.candidates.size(); ++i) {
     const DraftCandidate& candidate = proposal.candidates[i];
     const int32_t parent_row = candidate.parent < 0 ? 0 : proposal.candidate_row[candidate.parent];
@@ -190,7 +195,6 @@ void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<c
     }
     if (parent_row < 0 || !is_accepted(parent_row)) continue;
     const bool was_drawn = drawn[parent_row] == candidate.token;
-    if (i == 0) first_was_right = was_drawn;
     for (int source = 0; source < kNumDraftSources; ++source) {
       const DraftClaim& claim = candidate.claims[source];
       if (claim.probability == 0) continue;
@@ -200,11 +204,7 @@ void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<c
     draft.claimed = draft.claimed * keep + candidate.probability;
     draft.drawn = draft.drawn * keep + (was_drawn ? 1 : 0);
   }
-  if (proposal.num_chosen == 0) {
-    // Right, but not worth its time: no reason to look at each step, nor to look away for long.
-    if (first_was_right) draft.failures = std::min(draft.failures, 1);
-    return look_again_later(draft, false);
-  }
+  if (proposal.num_chosen == 0) return look_again_later(draft, false);
   if (verify_step_ != step_) ++stats_.verify_steps;
   verify_step_ = step_;
   ++stats_.draft_trees;

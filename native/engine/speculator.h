@@ -49,16 +49,16 @@ class Speculator {
   void forget(BranchKey branch);
   void observe(int32_t token, std::span<const TokenLogprob> successors);
 
-  void begin_step();
+  // num_rows, num_tokens: what the step does without drafts.
+  void begin_step(int32_t num_rows, int32_t num_tokens);
   // True when the branch is due to be looked for drafts; counts down its wait otherwise.
   bool is_due(BranchDraft& branch);
   // `path` gives the branch's tokens, for sources that do not know them all. draft.proposal is set when some source had a
   // node. The draft must stay where it is until learn().
   void propose(BranchDraft& draft, const SpeculationParams& params, BranchKey branch, int32_t last_token, int32_t len,
                int32_t max_depth, FunctionRef<std::vector<int32_t>()> path);
-  // Decides the proposals' sizes. num_rows, num_tokens: what the step does without them. drafting_ns: what this step has
-  // spent on looking so far.
-  void choose(int32_t num_rows, int32_t num_tokens, int32_t max_drafts, double drafting_ns);
+  // Decides the proposals' sizes. drafting_ns: what this step has spent on looking so far.
+  void choose(int32_t max_drafts, double drafting_ns);
   // Gives the chosen draft up; `for_pages`: there was no room for it, which is counted.
   void drop(int32_t proposal, bool for_pages);
   Rows rows(int32_t proposal) const;
@@ -91,6 +91,8 @@ class Speculator {
 
   // Of the current step; kept so that a step allocates little.
   int64_t step_ = 0, verify_step_ = 0;
+  int32_t num_rows_ = 0, num_tokens_ = 0;
+  float least_path_probability_ = 0;
   std::vector<Proposal> proposals_;  // the first num_proposals_ are this step's
   int32_t num_proposals_ = 0;
   std::vector<DraftNode> nodes_;
