@@ -6,12 +6,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <iostream>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "attention/bench_tree.h"
 #include "attention/half.h"
 #include "attention/kernels.h"
 #include "attention/test_trees.h"
@@ -103,25 +103,6 @@ double now_ms() {
   return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
 }
 
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
-// GB/s read plus written by memcpy on all threads.
-double copy_rate(ThreadPool& pool) {
-  constexpr size_t kBytes = size_t{32} << 20;
-  const int n = pool.num_threads();
-  std::vector<char> from(kBytes * n, 1), to(kBytes * n, 2);
-  double best = 1e30;
-  for (int i = 0; i < 5; ++i) {
-    const double begin = now_ms();
-    pool.run(n, [&](int task, int) { std::memcpy(&to[kBytes * task], &from[kBytes * task], kBytes); });
-    best = std::min(best, now_ms() - begin);
-  }
-  return 2.0 * kBytes * n / best / 1e6;
-}
-
 class Layers {
  public:
   Layers(const TreeSnapshot& tree, const AttentionShape& shape, KvType type, int layers) : type_(type) {
@@ -192,7 +173,7 @@ int bench(const Options& o) {
     }
   }
 
-  const double copy = copy_rate(pool);
+  const double copy = copy_bytes_per_s(pool) * 1e-9;  // GB/s
   const double token_bytes = 2.0 * shape.num_kv_heads * shape.head_dim * (type == KvType::kF16 ? 2 : 4);
   const double gflop = 4.0 * runs[0].plan.counters.kv_tokens_unshared * row_size / 1e9;
   std::printf("%s: %d queries, %d/%d heads of %d, %s, %s, %d threads; copy %.1f GB/s\n", named.name.c_str(),

@@ -26,6 +26,12 @@ program.hook("preAction", (_, action) => {
   action.setOptionValue("signal", interrupt.signal);
 });
 
+// Who reads the output may have seen enough: `deftree bench decode | head`.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
 try {
   await program.parseAsync();
   if (interrupt.signal.aborted) process.exitCode = 130;
