@@ -23,8 +23,8 @@ struct BackendOptions {
   int32_t max_step_tokens;  // most query rows of a step
   // CUDA only.
   int32_t device_index = 0;
-  bool profile = false;     // fills times(), at the cost of kernels that no longer overlap
-  bool poison_kv = false;   // pages begin as NaN: for tests
+  bool profile = false;    // fills times(), at the cost of kernels that no longer overlap
+  bool poison_kv = false;  // pages begin as NaN: for tests
 };
 
 struct BackendInfo {
@@ -61,13 +61,13 @@ std::unique_ptr<Backend> make_cpu_backend(const ModelSpec& spec, const BackendOp
                                           const std::atomic<bool>& cancel);
 
 // The same on a GPU: weights and KV in bf16; page_size must be 16. All memory is taken here, and before any is: throws
-// kOutOfMemory with what is wanted, what is free and what would fit. Throws kDevice when there is no usable GPU and when
-// this build has no CUDA code. The result may be used on another thread than this one, by one at a time.
+// kOutOfMemory with what is wanted, what is free and what would fit. Throws kDevice when there is no usable GPU and
+// when this build has no CUDA code. The result may be used on another thread than this one, by one at a time.
 std::unique_ptr<Backend> make_cuda_backend(const ModelSpec& spec, const BackendOptions& options,
                                            const std::atomic<bool>& cancel);
 
-// Device memory that make_cuda_backend takes beside the KV pages: weights, activations, workspaces and a margin for what
-// the driver takes. Of the options only max_step_tokens counts.
+// Device memory that make_cuda_backend takes beside the KV pages: weights, activations, workspaces and a margin for
+// what the driver takes. Of the options only max_step_tokens counts.
 uint64_t cuda_bytes_without_kv(const ModelSpec& spec, const BackendOptions& options);
 // Of K and V of one token in all layers.
 uint64_t cuda_kv_bytes_per_token(const LlamaConfig& config);

@@ -23,8 +23,8 @@ uint64_t cuda_bytes_without_kv(const ModelSpec& spec, const BackendOptions& opti
   const uint64_t layer = hidden * (qkv + q + 3 * intermediate);
   const uint64_t weight_bytes = 2 * (config.num_layers * layer + (config.tie_word_embeddings ? 1 : 2) * vocab * hidden);
   // x twice (before and after rows are dropped), h, angles, q, attention, a product's output, the MLP's input.
-  const uint64_t row_bytes = 2 * 4 * hidden + 2 * hidden + 4 * config.head_dim + 2 * 2 * q + 2 * 2 * intermediate +
-                             2 * intermediate;
+  const uint64_t row_bytes =
+      2 * 4 * hidden + 2 * hidden + 4 * config.head_dim + 2 * 2 * q + 2 * 2 * intermediate + 2 * intermediate;
   return weight_bytes + row_bytes * options.max_step_tokens + 4 * kMaxLogitRows * vocab + kMarginBytes;
 }
 

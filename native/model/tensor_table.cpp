@@ -109,9 +109,7 @@ RandomTensor TensorTable::random(const std::string& name) const {
   const uint64_t seed = hash_name(*spec_.random_seed, name);
   if (tensor.shape.size() == 1) return {.seed = seed, .scale = 0.1f / kRandomCodeDeviation, .offset = 1};
   const double in_features = static_cast<double>(tensor.shape.back());
-  return {.seed = seed,
-          .scale = static_cast<float>(1 / (kRandomCodeDeviation * std::sqrt(in_features))),
-          .offset = 0};
+  return {.seed = seed, .scale = static_cast<float>(1 / (kRandomCodeDeviation * std::sqrt(in_features))), .offset = 0};
 }
 
 std::vector<float> TensorTable::floats(const std::string& name) const {

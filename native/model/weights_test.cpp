@@ -171,3 +171,29 @@ TEST(weights_load_ends_when_cancelled) {
   const std::atomic<bool> cancelled{true};
   CHECK_ERROR(load_weights(file.spec, pool, cancelled), ErrorCode::kAborted);
 }
+
+TEST(weights_from_a_seed_are_the_same_each_time_and_keep_the_size_of_what_goes_through) {
+  ModelSpec spec;
+  spec.config = tiny_config();
+  spec.random_seed = 5;
+  const LlamaWeights weights = load(spec), again = load(spec);
+  spec.random_seed = 6;
+  const LlamaWeights other = load(spec);
+  const LinearWeight& down = weights.layers[0].down;
+  CHECK(down.format() == WeightFormat::kBf16);
+  std::vector<float> row(down.in_features()), row_again(row), row_other(row);
+  double squares = 0;
+  for (int i = 0; i < down.out_features(); ++i) {
+    down.dequantize_row(i, row.data());
+    again.layers[0].down.dequantize_row(i, row_again.data());
+    other.layers[0].down.dequantize_row(i, row_other.data());
+    CHECK(row == row_again);
+    CHECK(row != row_other);
+    for (const float value : row) squares += value * value;
+  }
+  // The mean of a few thousand squares of variance 1 / in_features.
+  CHECK_NEAR(squares / down.out_features(), 1, 0.1);
+
+  spec.files = {"model.safetensors"};
+  CHECK_ERROR(load(spec), ErrorCode::kBadArgument);
+}

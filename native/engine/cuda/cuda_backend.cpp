@@ -66,9 +66,9 @@ void check_memory(const ModelSpec& spec, const BackendOptions& options) {
   const uint64_t wanted = fixed + num_tokens * token;
   if (wanted <= free_bytes) return;
   const uint64_t fits = free_bytes > fixed ? (free_bytes - fixed) / token / options.page_size * options.page_size : 0;
-  const std::string way_out =
-      fits > 0 ? std::to_string(fits) + " KV tokens would fit"
-               : "the model itself takes " + gib(fixed) + " and does not fit; free memory on the GPU, or take a smaller model";
+  const std::string way_out = fits > 0 ? std::to_string(fits) + " KV tokens would fit"
+                                       : "the model itself takes " + gib(fixed) +
+                                             " and does not fit; free memory on the GPU, or take a smaller model";
   throw Error(ErrorCode::kOutOfMemory,
               "the GPU has " + gib(free_bytes) + " free of " + gib(total_bytes) + " and " + gib(wanted) +
                   " are wanted, " + gib(num_tokens * token) + " of them for " + std::to_string(num_tokens) +
@@ -262,7 +262,8 @@ class CudaBackend final : public Backend {
       const auto start = std::chrono::steady_clock::now();
       body(std::span<const int>(order_).subspan(begin, end - begin), block_rows(block), block * kMaxGraphRows);
       if (options_.profile) {
-        sampling_ns_ += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+        sampling_ns_ +=
+            std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
       }
     }
   }

@@ -2,8 +2,8 @@
 //
 // The engine drives the backend as it does for users, so a step holds planning, the forward pass, sampling and what the
 // host does between. Printed beside it: what the GPU alone takes for the forward passes, launched one after another
-// without waiting (the difference is sampling and idle time), and the floor, the bytes of weights and unique KV over the
-// copy bandwidth of this run.
+// without waiting (the difference is sampling and idle time), and the floor, the bytes of weights and unique KV over
+// the copy bandwidth of this run.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -31,16 +31,25 @@ const std::atomic<bool> kNever{false};
 
 ModelSpec llama_3_8b() {
   ModelSpec spec;
-  spec.config = {.num_layers = 32, .hidden_size = 4096, .intermediate_size = 14336, .num_qo_heads = 32,
-                 .num_kv_heads = 8, .head_dim = 128, .vocab_size = 128256, .context_len = 8192,
-                 .rope_theta = 500000, .rms_norm_eps = 1e-5, .tie_word_embeddings = false, .rope_scaling = {}};
+  spec.config = {.num_layers = 32,
+                 .hidden_size = 4096,
+                 .intermediate_size = 14336,
+                 .num_qo_heads = 32,
+                 .num_kv_heads = 8,
+                 .head_dim = 128,
+                 .vocab_size = 128256,
+                 .context_len = 8192,
+                 .rope_theta = 500000,
+                 .rms_norm_eps = 1e-5,
+                 .tie_word_embeddings = false,
+                 .rope_scaling = {}};
   spec.random_seed = 1;
   return spec;
 }
 
 std::unique_ptr<Backend> make_backend(bool profile) {
-  BackendOptions options{.num_pages = kNumPages, .page_size = 16, .kv_type = "auto", .num_threads = 0,
-                         .max_step_tokens = kMaxStepTokens};
+  BackendOptions options{
+      .num_pages = kNumPages, .page_size = 16, .kv_type = "auto", .num_threads = 0, .max_step_tokens = kMaxStepTokens};
   options.profile = profile;
   return make_cuda_backend(llama_3_8b(), options, kNever);
 }
@@ -216,7 +225,8 @@ int bench(int num_steps) {
     for (int i = 0; i < 5; ++i) first.push_back(session.first_token_ms(i));
     const double ms = percentile(first, 0.5);
     const double tflops = 2 * matrix_values * kPromptLen / (ms * 1e-3) * 1e-12;
-    std::printf("prefill of %d tokens to the first token: %.1f ms, %.0f TFLOP/s of the products\n", kPromptLen, ms, tflops);
+    std::printf("prefill of %d tokens to the first token: %.1f ms, %.0f TFLOP/s of the products\n", kPromptLen, ms,
+                tflops);
     json = "\"prefill_ms\":" + std::to_string(ms) + ",\"prefill_tflops\":" + std::to_string(tflops);
     std::printf("%6s %9s %9s %9s %9s %7s\n", "width", "median ms", "p99 ms", "GPU ms", "floor ms", "ratio");
     for (size_t i = 0; i < widths.size(); ++i) {
@@ -230,11 +240,12 @@ int bench(int num_steps) {
               ",\"gpu_ms\":" + std::to_string(gpu[i]) + ",\"floor_ms\":" + std::to_string(floor) + "}";
     }
     const EngineStats stats = session.stats();
-    std::printf("host ms per step: take %.3f schedule %.3f snapshot %.3f plan %.3f forward %.3f commit %.3f publish %.3f\n",
-                stats.take_ns * 1e-6 / stats.steps, stats.schedule_ns * 1e-6 / stats.steps,
-                stats.snapshot_ns * 1e-6 / stats.steps, stats.plan_ns * 1e-6 / stats.steps,
-                stats.forward_ns * 1e-6 / stats.steps, stats.commit_ns * 1e-6 / stats.steps,
-                stats.publish_ns * 1e-6 / stats.steps);
+    std::printf(
+        "host ms per step: take %.3f schedule %.3f snapshot %.3f plan %.3f forward %.3f commit %.3f publish %.3f\n",
+        stats.take_ns * 1e-6 / stats.steps, stats.schedule_ns * 1e-6 / stats.steps,
+        stats.snapshot_ns * 1e-6 / stats.steps, stats.plan_ns * 1e-6 / stats.steps,
+        stats.forward_ns * 1e-6 / stats.steps, stats.commit_ns * 1e-6 / stats.steps,
+        stats.publish_ns * 1e-6 / stats.steps);
   }
   {
     Session session(true);

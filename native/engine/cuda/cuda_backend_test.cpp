@@ -47,9 +47,18 @@ std::unique_ptr<Backend> make(const ModelSpec& spec, const BackendOptions& with 
 // Random weights, sizes that are no powers of two.
 ModelSpec small_model(int num_kv_heads = 2) {
   ModelSpec spec;
-  spec.config = {.num_layers = 3, .hidden_size = 384, .intermediate_size = 712, .num_qo_heads = 6,
-                 .num_kv_heads = num_kv_heads, .head_dim = 64, .vocab_size = 517, .context_len = 4096,
-                 .rope_theta = 10000, .rms_norm_eps = 1e-5, .tie_word_embeddings = false, .rope_scaling = {}};
+  spec.config = {.num_layers = 3,
+                 .hidden_size = 384,
+                 .intermediate_size = 712,
+                 .num_qo_heads = 6,
+                 .num_kv_heads = num_kv_heads,
+                 .head_dim = 64,
+                 .vocab_size = 517,
+                 .context_len = 4096,
+                 .rope_theta = 10000,
+                 .rms_norm_eps = 1e-5,
+                 .tie_word_embeddings = false,
+                 .rope_scaling = {}};
   spec.random_seed = 7;
   return spec;
 }
@@ -161,9 +170,10 @@ void check_against_cpu(const ModelSpec& spec, attention::Policy policy) {
     const std::vector<float> naive = rounded.forward(steps[i].batch, steps[i].snapshot.tree);
     const double ratio = distance(run(*backend, steps[i], vocab_size, policy), expected) / distance(naive, expected);
     if (!(ratio <= 2)) {
-      test::fail(__FILE__, __LINE__, std::string(policy_name(policy)) + ", step " + std::to_string(i) + " of " +
-                                         std::to_string(steps[i].batch.num_queries()) + " rows: " +
-                                         std::to_string(ratio) + " times the error of bf16");
+      test::fail(__FILE__, __LINE__,
+                 std::string(policy_name(policy)) + ", step " + std::to_string(i) + " of " +
+                     std::to_string(steps[i].batch.num_queries()) + " rows: " + std::to_string(ratio) +
+                     " times the error of bf16");
     }
     worst = std::max(worst, ratio);
   }
@@ -207,8 +217,7 @@ TEST(cuda_backend_steps_a_tree_as_the_cpu_does_under_every_policy) {
   check_against_cpu(small_model(6), attention::Policy::kDeftFlatten);
 }
 
-// The same step twice is the same graph; a fork of one step into a first and second part is not needed to see that
-// neighbours in padding change nothing: the second backend has seen other steps of the bucket before.
+// One backend has seen other steps in the same graphs before, whose rows are the padding's memory now.
 TEST(cuda_backend_gives_a_step_the_same_bits_whatever_ran_before) {
   if (!has_gpu()) return;
   const ModelSpec spec = small_model();

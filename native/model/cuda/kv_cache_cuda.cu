@@ -63,9 +63,9 @@ void CudaKvCache::copy_slots(std::span<const SlotCopy> copies, const cuda::Strea
 // Waits, since the staging memory is used again; copies are rare beside steps.
 void CudaKvCache::copy_pairs(const cuda::Stream& stream) {
   if (num_pairs_ == 0) return;
-  cuda::check(cudaMemcpyAsync(pairs_.data(), staging_.data(), num_pairs_ * sizeof(int2), cudaMemcpyHostToDevice,
-                              stream.get()),
-              "cannot copy slots to the GPU");
+  cuda::check(
+      cudaMemcpyAsync(pairs_.data(), staging_.data(), num_pairs_ * sizeof(int2), cudaMemcpyHostToDevice, stream.get()),
+      "cannot copy slots to the GPU");
   const dim3 grid(num_pairs_, static_cast<unsigned>(layers_.size()));
   copy_slots_kernel<<<grid, kThreads, 0, stream.get()>>>(shape_, memory_.data(), layer_values_, pairs_.data());
   cuda::check_launch("cannot launch the copy of slots");

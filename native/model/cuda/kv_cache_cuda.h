@@ -33,12 +33,12 @@ class CudaKvCache {
 
   attention::AttentionShape shape_;
   int num_slots_;
-  size_t layer_values_;                           // of K, and of V, of one layer
-  cuda::DeviceBuffer<__nv_bfloat16> memory_;      // [num_layers, 2 (K, V), layer_values_]
-  std::vector<attention::CudaKvLayer> layers_;    // [num_layers]
-  cuda::PinnedBuffer<int2> staging_;              // [kMaxPairs] from, to
-  cuda::DeviceBuffer<int2> pairs_;                // [kMaxPairs]
-  int num_pairs_ = 0;                             // in staging_
+  size_t layer_values_;                         // of K, and of V, of one layer
+  cuda::DeviceBuffer<__nv_bfloat16> memory_;    // [num_layers, 2 (K, V), layer_values_]
+  std::vector<attention::CudaKvLayer> layers_;  // [num_layers]
+  cuda::PinnedBuffer<int2> staging_;            // [kMaxPairs] from, to
+  cuda::DeviceBuffer<int2> pairs_;              // [kMaxPairs]
+  int num_pairs_ = 0;                           // in staging_
 };
 
 }  // namespace deftree

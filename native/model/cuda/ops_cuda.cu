@@ -39,8 +39,8 @@ __device__ void store8(float* p, const Values8& values) {
   reinterpret_cast<float4*>(p)[1] = {values.v[4], values.v[5], values.v[6], values.v[7]};
 }
 
-// N pieces of eight features of a row of y, all loads in flight together. kParts: y lies in parts, whose tiles are of whole
-// pieces, num_parts[i] of them; else in values.
+// N pieces of eight features of a row of y, all loads in flight together. kParts: y lies in parts, whose tiles are of
+// whole pieces, num_parts[i] of them; else in values.
 template <bool kParts, int N>
 __device__ void load_pieces(const LinearSum& y, int row, const int (&feature)[N], const int (&num_parts)[N],
                             Values8 (&pieces)[N]) {
@@ -91,8 +91,8 @@ __device__ void store8(__nv_bfloat16* p, const Values8& values) {
   *reinterpret_cast<uint4*>(p) = bits;
 }
 
-// Block: a row. Tokens and positions were copied by work of the stream in front, which ended before these kernels began;
-// the wait is for whoever still reads `out` from the step before.
+// Block: a row. Tokens and positions were copied by work of the stream in front, which ended before these kernels
+// began; the wait is for whoever still reads `out` from the step before.
 constexpr int kEmbedThreads = 256;
 __global__ void embed_kernel(const __nv_bfloat16* table, const int32_t* tokens, int width, float* out) {
   cuda::let_next_start();
@@ -105,7 +105,8 @@ __global__ void embed_kernel(const __nv_bfloat16* table, const int32_t* tokens, 
 }
 
 // Block: a row; thread: a frequency. In double precision, since angles grow to the context's length.
-__global__ void rope_angles_kernel(const double* inverse_frequencies, const int32_t* positions, float* cos, float* sin) {
+__global__ void rope_angles_kernel(const double* inverse_frequencies, const int32_t* positions, float* cos,
+                                   float* sin) {
   cuda::let_next_start();
   cuda::wait_for_previous();
   const size_t at = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -237,7 +238,8 @@ __global__ void silu_mul_kernel(LinearSum gate_up, int intermediate, __nv_bfloat
   cuda::let_next_start();
   const int row = blockIdx.x, at = (blockIdx.y * kSiluThreads + threadIdx.x) * 8;
   const int feature[] = {at, intermediate + at};
-  const int num_parts[] = {kParts ? gate_up.num_parts_at(feature[0]) : 0, kParts ? gate_up.num_parts_at(feature[1]) : 0};
+  const int num_parts[] = {kParts ? gate_up.num_parts_at(feature[0]) : 0,
+                           kParts ? gate_up.num_parts_at(feature[1]) : 0};
   cuda::wait_for_previous();
   if (at >= intermediate) return;
   Values8 pieces[2];
@@ -263,9 +265,9 @@ auto choose_norm_kernel(int width) {
 template <class... Kernels>
 void prefer_shared_memory(Kernels... kernels) {
   const auto prefer = [](auto kernel) {
-    cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                     cudaSharedmemCarveoutMaxShared),
-                "cannot set the division of the GPU's memory");
+    cuda::check(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "cannot set the division of the GPU's memory");
   };
   (prefer(kernels), ...);
 }
@@ -393,8 +395,8 @@ void CudaOps::linear(const CudaWeight& weight, const __nv_bfloat16* x, int ldx, 
 void CudaOps::rope_append_kv(int layer, const CudaActivations& a, std::span<const int32_t> slots) {
   const int threads = (shape_.num_qo_heads + 2 * shape_.num_kv_heads) * shape_.head_dim / 16;
   launch(a.qkv.values == nullptr ? rope_append_kv_kernel<true> : rope_append_kv_kernel<false>,
-         dim3(slots.size(), ceil_div(threads, kRopeThreads)), kRopeThreads,
-         "cannot launch RoPE", shape_, a.qkv, a.cos, a.sin, inputs_.data() + 2 * slots.size(), a.q, kv_[layer]);
+         dim3(slots.size(), ceil_div(threads, kRopeThreads)), kRopeThreads, "cannot launch RoPE", shape_, a.qkv, a.cos,
+         a.sin, inputs_.data() + 2 * slots.size(), a.q, kv_[layer]);
 }
 
 void CudaOps::attention(int layer, const attention::Plan&, const CudaActivations& a) {
@@ -421,8 +423,8 @@ int CudaOps::keep_rows(std::span<const int32_t> rows, CudaActivations& a) {
 void CudaOps::silu_mul(const CudaActivations& a, int num_rows) {
   const int intermediate = weights_.config.intermediate_size;
   launch(a.gate_up.values == nullptr ? silu_mul_kernel<true> : silu_mul_kernel<false>,
-         dim3(num_rows, ceil_div(intermediate, kSiluThreads * 8)), kSiluThreads,
-         "cannot launch SiLU", a.gate_up, intermediate, a.mlp);
+         dim3(num_rows, ceil_div(intermediate, kSiluThreads * 8)), kSiluThreads, "cannot launch SiLU", a.gate_up,
+         intermediate, a.mlp);
 }
 
 void CudaOps::lm_head(const __nv_bfloat16* hidden, int num_rows, float* logits) {

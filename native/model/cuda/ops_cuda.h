@@ -41,8 +41,8 @@ enum CudaStage { kLinearStage, kAttentionStage, kOtherStage, kNumCudaStages };
 
 class CudaOps {
  public:
-  // Takes all memory for steps of up to `max_rows` rows and max_rows logits rows. The arguments must outlive the object;
-  // `timer` may be null. Throws kOutOfMemory, kDevice.
+  // Takes all memory for steps of up to `max_rows` rows and max_rows logits rows. The arguments must outlive the
+  // object; `timer` may be null. Throws kOutOfMemory, kDevice.
   CudaOps(const CudaLlamaWeights& weights, std::span<const attention::CudaKvLayer> kv,
           const attention::AttentionShape& shape, int device_index, int max_rows, const cuda::Stream& stream,
           cuda::StageTimer* timer);
@@ -94,9 +94,9 @@ class CudaOps {
   attention::DevicePlan plan_;
 
   int max_rows_, num_step_rows_ = 0;
-  cuda::DeviceBuffer<float> x_, kept_x_;  // [max_rows, hidden_size]
-  cuda::DeviceBuffer<__nv_bfloat16> h_;   // [max_rows, hidden_size]
-  cuda::DeviceBuffer<float> cos_, sin_;   // [max_rows, head_dim / 2]
+  cuda::DeviceBuffer<float> x_, kept_x_;             // [max_rows, hidden_size]
+  cuda::DeviceBuffer<__nv_bfloat16> h_;              // [max_rows, hidden_size]
+  cuda::DeviceBuffer<float> cos_, sin_;              // [max_rows, head_dim / 2]
   cuda::DeviceBuffer<__nv_bfloat16> q_, attention_;  // [max_rows, num_qo_heads, head_dim]
   cuda::DeviceBuffer<__nv_bfloat16> mlp_;            // [max_rows, intermediate_size]
   cuda::DeviceBuffer<float> parts_;                  // of the product at hand

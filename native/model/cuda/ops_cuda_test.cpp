@@ -35,9 +35,17 @@ bool has_gpu() {
 
 ModelSpec spec_of(int head_dim) {
   ModelSpec spec;
-  spec.config = {.num_layers = 2, .hidden_size = 520, .intermediate_size = 1096, .num_qo_heads = 6, .num_kv_heads = 2,
-                 .head_dim = head_dim, .vocab_size = 300, .context_len = 200000, .rope_theta = 500000,
-                 .rms_norm_eps = 1e-5, .tie_word_embeddings = true,
+  spec.config = {.num_layers = 2,
+                 .hidden_size = 520,
+                 .intermediate_size = 1096,
+                 .num_qo_heads = 6,
+                 .num_kv_heads = 2,
+                 .head_dim = head_dim,
+                 .vocab_size = 300,
+                 .context_len = 200000,
+                 .rope_theta = 500000,
+                 .rms_norm_eps = 1e-5,
+                 .tie_word_embeddings = true,
                  .rope_scaling = Llama3RopeScaling{8, 1, 4, 8192}};
   spec.random_seed = 3;
   return spec;
@@ -140,8 +148,9 @@ void check_near(const std::vector<float>& got, const std::vector<double>& expect
   REQUIRE(got.size() == expected.size());
   for (size_t i = 0; i < got.size(); ++i) {
     if (std::abs(got[i] - expected[i]) <= relative * std::abs(expected[i]) + 1e-6) continue;
-    test::fail(__FILE__, __LINE__, std::string(what) + ", value " + std::to_string(i) + ": " + std::to_string(got[i]) +
-                                       " vs " + std::to_string(expected[i]));
+    test::fail(__FILE__, __LINE__,
+               std::string(what) + ", value " + std::to_string(i) + ": " + std::to_string(got[i]) + " vs " +
+                   std::to_string(expected[i]));
     return;
   }
 }

@@ -76,8 +76,8 @@ class ReferenceModel {
   std::vector<float> forward(const StepBatch& batch, const TreeSnapshot& tree) {
     make_plan(tree, attention::Policy::kDeftFlatten, ops_.attention_shape(), attention::cpu_plan_device(2), plan_);
     RoundedOps rounded(ops_, memory_);
-    const float* hidden = is_rounded_ ? deftree::forward(rounded, batch, plan_, never_)
-                                      : deftree::forward(ops_, batch, plan_, never_);
+    const float* hidden =
+        is_rounded_ ? deftree::forward(rounded, batch, plan_, never_) : deftree::forward(ops_, batch, plan_, never_);
     const LlamaConfig& config = weights_.config;
     std::vector<float> logits(size_t(batch.num_logits()) * config.vocab_size);
     ops_.linear(weights_.lm_head(), hidden, config.hidden_size, batch.num_logits(), logits.data());

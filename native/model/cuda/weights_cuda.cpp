@@ -42,7 +42,7 @@ struct Piece {
 // Gives each tensor its place; the memory itself comes once all are known.
 class Layout {
  public:
-  std::deque<Upload> uploads;  // of matrices
+  std::deque<Upload> uploads;                         // of matrices
   std::vector<std::pair<std::string, size_t>> norms;  // name, offset
 
   size_t bytes() const { return bytes_; }
@@ -205,8 +205,8 @@ void check_cuda_config(const LlamaConfig& config) {
   for (const auto& [name, value] :
        {std::pair{"hidden_size", config.hidden_size}, std::pair{"intermediate_size", config.intermediate_size}}) {
     if (value % 8 != 0) {
-      throw Error(ErrorCode::kBadModel,
-                  std::string("config: ") + name + " is " + std::to_string(value) + ", on a GPU it must be a multiple of 8");
+      throw Error(ErrorCode::kBadModel, std::string("config: ") + name + " is " + std::to_string(value) +
+                                            ", on a GPU it must be a multiple of 8");
     }
   }
 }
