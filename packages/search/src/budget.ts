@@ -12,7 +12,10 @@ export interface Budget {
   timeMs?: number;
   /** Thoughts started. */
   thoughts?: number;
-  /** Branches open at one time: prompts, thoughts that decode, and thoughts that wait to be grown on. */
+  /**
+   * Branches open at one time: prompts, thoughts that decode, and thoughts that wait to be grown on. A prompt that a strategy
+   * cannot do without is opened whatever the limit.
+   */
   nodes?: number;
   /**
    * KV that the search's branches hold at one time, a shared prefix counted once. Pages round each branch up by less than

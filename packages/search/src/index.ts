@@ -42,3 +42,10 @@ export {
   type ThoughtStatus,
   type ThoughtTree,
 } from "./thought-tree.js";
+export {
+  type NestedThought,
+  nestTree,
+  type PreferenceOptions,
+  type PreferencePair,
+  preferencePairs,
+} from "./tree-export.js";

@@ -59,7 +59,8 @@ export class LazyBranch implements ThoughtBranch {
     private key: string,
     private readonly open: (signal?: AbortSignal) => Promise<ThoughtBranch>,
     private readonly memory?: AnswerMemory,
-    private readonly onReleased: () => void = () => {},
+    /** Called when this will never be opened. */
+    private readonly onUnneeded: () => void = () => {},
   ) {}
 
   get usage(): TokenUsage {
@@ -125,7 +126,6 @@ export class LazyBranch implements ThoughtBranch {
   release(): void {
     if (this.#released) return;
     this.#released = true;
-    this.onReleased();
     this.#releaseUnneeded();
   }
 
@@ -136,15 +136,22 @@ export class LazyBranch implements ThoughtBranch {
   }
 
   #materialise(signal?: AbortSignal): Promise<ThoughtBranch> {
-    this.#opening ??= (async () => {
+    this.#opening ??= this.#openNow(signal);
+    return this.#opening;
+  }
+
+  async #openNow(signal?: AbortSignal): Promise<ThoughtBranch> {
+    try {
       const real = await this.open(signal);
       this.#real = real;
-      // A release meanwhile is seen here, since nothing else could release what was not there yet.
       for (const content of this.#content.splice(0)) await real.extend(content, signal);
-      this.#releaseUnneeded();
       return real;
-    })();
-    return this.#opening;
+    } catch (error) {
+      this.onUnneeded();
+      throw error;
+    } finally {
+      this.#releaseUnneeded();
+    }
   }
 
   /** The real fork of child `ordinal`; those before it are forked too, as they would have been. */
@@ -175,6 +182,8 @@ export class LazyBranch implements ThoughtBranch {
 
   /** The real branch goes when nobody needs it: not this one, and no child that has yet to be forked from it. */
   #releaseUnneeded(): void {
-    if (this.#released && this.#waiting.size === 0) this.#real?.release();
+    if (!this.#released || this.#waiting.size > 0) return;
+    if (this.#real !== undefined) this.#real.release();
+    else if (this.#opening === undefined) this.onUnneeded();
   }
 }
