@@ -1,6 +1,7 @@
 import {
   type Budget,
   breadthFirst,
+  type Evaluator,
   type Problem,
   type Search,
   type SearchEvent,
@@ -26,6 +27,8 @@ export interface TreeOfThoughtsFields<Input, State, Answer> {
   /** By default breadth-first, growing by `continue`, 8 thoughts wide, at most 16 levels. */
   strategy?: Strategy;
   budget?: Budget;
+  /** How thoughts are scored: by the problem's program (default), or by a model (`llmValue`, `llmVote`, `choiceLogprobs`). */
+  evaluate?: Evaluator;
   /** Same seed, same tree. 0 by default. */
   seed?: number;
 }
@@ -117,9 +120,14 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
       runManager?: CallbackManagerForChainRun,
     ): Promise<SearchResult<State, Answer>> => {
       signal?.throwIfAborted();
-      const { strategy = breadthFirst({ grow: "continue", width: 8, depth: 16 }), budget, seed } = this.#fields;
+      const {
+        strategy = breadthFirst({ grow: "continue", width: 8, depth: 16 }),
+        budget,
+        evaluate,
+        seed,
+      } = this.#fields;
       const [problem, model] = await Promise.all([this.#fields.problem(input), thoughtModel(this.#fields.model)]);
-      const running = search(problem, strategy, model, { budget, seed, signal });
+      const running = search(problem, strategy, model, { budget, evaluate, seed, signal });
       onSearch(running);
       await traceThoughts(running, runManager);
       const result = await running;

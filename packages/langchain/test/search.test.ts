@@ -1,0 +1,213 @@
+/** Searches on the real engine, with the embedded model: what only an engine can show. */
+import { Engine } from "@deftree/engine";
+import {
+  bestOfN,
+  breadthFirst,
+  choiceLogprobs,
+  depthFirst,
+  formatEvent,
+  graphOfThoughts,
+  llmValue,
+  monteCarlo,
+  type Problem,
+  readEventLog,
+  type SearchEvent,
+  type Strategy,
+  search,
+} from "@deftree/search";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { EngineThoughtModel } from "../src/index.js";
+import { digits, type SortingState, sortingProblem, sortPrompt } from "./sorting.js";
+
+let engine: Engine;
+let model: EngineThoughtModel;
+
+beforeAll(async () => {
+  engine = await Engine.load("mini");
+  model = new EngineThoughtModel(engine);
+});
+afterEach(() => engine.checkInvariants());
+afterAll(() => engine.dispose());
+
+/** All branches gone, and of the pages only cached prompts kept, once the step under way has ended. */
+async function expectFree(): Promise<void> {
+  const before = engine.stats().steps;
+  await engine.checkInvariants();
+  const { branches, numPages, freePages, cachedPages, steps } = engine.stats();
+  expect(branches).toBe(0);
+  expect(freePages + cachedPages).toBe(numPages);
+  expect(steps - before).toBeLessThanOrEqual(1);
+}
+
+async function eventsOf<State, Answer>(
+  problem: Problem<State, Answer>,
+  strategy: Strategy,
+  options: Parameters<typeof search>[3],
+): Promise<{ events: SearchEvent<State, Answer>[]; texts: string[] }> {
+  const events: SearchEvent<State, Answer>[] = [];
+  const running = search(problem, strategy, model, options);
+  for await (const event of running) events.push(event);
+  const { tree } = await running;
+  return { events, texts: tree.thoughts.map(({ text }) => text) };
+}
+
+it("decodes at least 8 branches per step on average in a search of width 20", async () => {
+  const strategy = breadthFirst({ grow: "continue", width: 20, keep: 3, depth: 10, attempts: 80 });
+  for (const seed of [1, 2, 3]) {
+    const before = engine.stats();
+    const { statistics } = await search(sortingProblem(digits(64, seed)), strategy, model, { seed });
+    const after = engine.stats();
+    const steps = after.steps - before.steps;
+    expect((after.decodedTokens - before.decodedTokens) / steps).toBeGreaterThan(8);
+    // The prompt is computed once, and nothing else is.
+    const prompt = engine.encodeChat(sortingProblem(digits(64, seed)).prompt(), { addGenerationPrompt: true });
+    expect(after.prefilledTokens - before.prefilledTokens).toBeLessThanOrEqual(prompt.length);
+    expect(statistics.generatedTokens).toBe(after.decodedTokens - before.decodedTokens);
+    await expectFree();
+  }
+});
+
+it("frees all KV of a cancelled search within one step, wherever it was cancelled", async () => {
+  const split = (input: number[]): Problem<SortingState, number[]> => ({
+    ...sortingProblem(input),
+    improvePrompt: ({ numbers }) => [{ role: "user", content: `${sortPrompt(input)}\nnot [${numbers.join(", ")}]` }],
+  });
+  const strategies = [
+    breadthFirst({ grow: "continue", width: 8, keep: 3, depth: 6 }),
+    breadthFirst({ grow: "reprompt", width: 6, depth: 3 }),
+    bestOfN({ n: 12 }),
+    depthFirst({ width: 3, depth: 6 }),
+    monteCarlo({ iterations: 6, width: 3, depth: 5 }),
+    graphOfThoughts({ parts: 1, solve: 6, improve: 4 }),
+  ];
+  let state = 99;
+  const random = (below: number) => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return (state >>> 8) % below;
+  };
+  for (let i = 0; i < 60; i++) {
+    const controller = new AbortController();
+    const strategy = strategies[i % strategies.length]!;
+    const running = search(split(digits(48, i)), strategy, model, { seed: i, signal: controller.signal });
+    const { result } = running;
+    await new Promise((resolve) => setTimeout(resolve, random(30)));
+    controller.abort();
+    await result;
+    await expectFree();
+  }
+});
+
+describe("resuming on the engine", () => {
+  it("grows the tree that it would have grown, token by token, after any cut", async () => {
+    const problem = sortingProblem(digits(48, 4));
+    const strategy = breadthFirst({ grow: "continue", width: 6, keep: 2, depth: 8, attempts: 24 });
+    const whole = await eventsOf(problem, strategy, { seed: 5 });
+    const selected = whole.events.flatMap((event, i) => (event.type === "level:selected" ? [i + 1] : []));
+    for (const cut of [...selected, 30, 100, whole.events.length]) {
+      const resume = readEventLog(whole.events.slice(0, cut).map(formatEvent).join(""));
+      const resumed = await eventsOf(problem, strategy, { seed: 5, resume });
+      expect(resumed.texts).toEqual(whole.texts);
+      await expectFree();
+    }
+  });
+
+  it("computes the kept path once, and decodes only what the log does not hold", async () => {
+    const problem = sortingProblem(digits(64, 6));
+    const strategy = breadthFirst({ grow: "continue", width: 8, keep: 1, depth: 9, attempts: 32 });
+    const whole = await eventsOf(problem, strategy, { seed: 1 });
+    const cut = whole.events.findIndex((event) => event.type === "level:selected" && event.depth === 4) + 1;
+    const later = whole.events.slice(cut);
+    const before = engine.stats();
+    await eventsOf(problem, strategy, { seed: 1, resume: whole.events.slice(0, cut) as SearchEvent[] });
+    const after = engine.stats();
+    const added = later.reduce((sum, event) => sum + (event.type === "thought:finished" ? event.tokens : 0), 0);
+    const decoded = after.decodedTokens - before.decodedTokens;
+    // A cut thought may have decoded a few tokens more by the time it was cut.
+    expect(decoded).toBeGreaterThanOrEqual(added);
+    expect(decoded).toBeLessThan(added * 1.3 + 20);
+    const prompt = engine.encodeChat(problem.prompt(), { addGenerationPrompt: true }).length;
+    const path = 4 * problem.thought.maxTokens;
+    expect(after.prefilledTokens - before.prefilledTokens).toBeLessThanOrEqual(prompt + path);
+  });
+
+  it("refuses the log of another model", async () => {
+    const problem = sortingProblem(digits(8, 1));
+    const { events } = await eventsOf(problem, bestOfN({ n: 2 }), {});
+    const [first, ...rest] = events as SearchEvent[];
+    const resume = [{ ...first, model: "llama" } as SearchEvent, ...rest];
+    await expect(search(problem, bestOfN({ n: 2 }), model, { resume }).result).rejects.toThrow(
+      `the log's model is "llama", this search's is "${engine.info.modelName}"`,
+    );
+  });
+});
+
+it("keeps to a budget of KV bytes, and still solves", async () => {
+  const problem = sortingProblem(digits(48, 2));
+  const strategy = breadthFirst({ grow: "continue", width: 16, keep: 3, depth: 8, attempts: 64 });
+  const prompt = engine.encodeChat(problem.prompt(), { addGenerationPrompt: true }).length;
+  const kvBytes = (prompt + 150) * engine.info.kvBytesPerToken;
+  let most = 0;
+  const running = search(problem, strategy, model, { budget: { kvBytes } });
+  for await (const event of running) {
+    if (event.type === "thought:tokens") {
+      const { numPages, freePages, cachedPages } = engine.stats();
+      most = Math.max(most, numPages - freePages - cachedPages);
+    }
+  }
+  expect((await running).solved).toBe(true);
+  const branches = Math.ceil(150 / problem.thought.maxTokens) + 2;
+  // Each branch may leave its last page partly empty.
+  expect(most * 16).toBeLessThanOrEqual(prompt + 150 + 16 * branches);
+  await expectFree();
+});
+
+it("saves tokens by cutting in the middle, at equal accuracy", async () => {
+  const sums = { cut: { tokens: 0, solved: 0 }, whole: { tokens: 0, solved: 0 } };
+  for (let seed = 0; seed < 6; seed++) {
+    for (const kind of ["cut", "whole"] as const) {
+      const strategy = breadthFirst({
+        ...{ grow: "continue", width: 6, keep: 2, depth: 17, attempts: 36 },
+        cutHopeless: kind === "cut",
+      });
+      const { statistics } = await search(sortingProblem(digits(128, 40 + seed)), strategy, model, { seed });
+      sums[kind].tokens += statistics.generatedTokens;
+      sums[kind].solved += Number(statistics.solved);
+    }
+  }
+  expect(sums.cut.solved).toBeGreaterThanOrEqual(sums.whole.solved);
+  expect(sums.cut.tokens).toBeLessThan(sums.whole.tokens);
+});
+
+describe("evaluation by the model itself", () => {
+  const judged = (input: number[]): Problem<SortingState, number[]> => ({
+    ...sortingProblem(input),
+    value: {
+      prompt: ({ numbers }) => [{ role: "user", content: `${sortPrompt(input)}\nIs [${numbers.join(", ")}] right?` }],
+      read: (text) => (/\d/.test(text) ? [Number(/\d/.exec(text)![0])] : undefined),
+      choices: { "[0": 1, "[9": 0 },
+      failureScore: -1,
+    },
+  });
+
+  it("scores choices without decoding", async () => {
+    const before = engine.stats().decodedTokens;
+    const result = await search(judged(digits(16, 3)), bestOfN({ n: 4 }), model, { evaluate: choiceLogprobs() });
+    const thoughts = result.tree.thoughts.slice(1);
+    for (const { score } of thoughts) {
+      expect(score).toBeGreaterThan(0.5);
+      expect(score).toBeLessThanOrEqual(1);
+    }
+    const own = thoughts.reduce((sum, { tokens }) => sum + tokens, 0);
+    expect(engine.stats().decodedTokens - before).toBe(own);
+    await expectFree();
+  });
+
+  it("samples verdicts, and repeats them by the seed", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 3 });
+    const evaluate = llmValue({ samples: 2, maxTokens: 8 });
+    const run = () => search(judged(digits(16, 3)), strategy, model, { evaluate, seed: 2 });
+    const [first, second] = [await run(), await run()];
+    expect(second.tree).toEqual(first.tree);
+    await expectFree();
+  });
+});
