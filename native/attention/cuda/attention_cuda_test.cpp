@@ -3,6 +3,7 @@
 #include "attention/cuda/attention_cuda.h"
 
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <random>
 #include <string>
@@ -13,12 +14,19 @@
 #include "attention/test_trees.h"
 #include "common/error.h"
 #include "common/test.h"
+#include "cuda/device_list.h"
 #include "cuda/stream.h"
 
 namespace deftree::attention {
 namespace {
 
 using cuda::DeviceBuffer;
+
+bool has_gpu() {
+  static const CudaStatus status = query_cuda();
+  if (status.devices.empty()) std::printf("    skipped: %s\n", status.problem.c_str());
+  return !status.devices.empty();
+}
 
 struct Layer {
   TreeSnapshot tree;
@@ -135,6 +143,7 @@ std::string shape_text(const AttentionShape& shape) {
 }  // namespace
 
 TEST(small_every_policy_on_every_shape) {
+  if (!has_gpu()) return;
   std::mt19937 random(1);
   NamedTree tree = random_tree(random, 12);
   tree.nodes.push_back({-1, 0});  // a query with no keys
@@ -159,6 +168,7 @@ TEST(small_every_policy_on_every_shape) {
 }
 
 TEST(random_trees) {
+  if (!has_gpu()) return;
   for (unsigned seed = 0; seed < 40; ++seed) {
     std::mt19937 random(seed);
     auto one_of = [&](std::initializer_list<int> values) {
@@ -185,6 +195,7 @@ TEST(trees_of_the_file) {
     std::printf("    skipped: DEFTREE_TREES names no tree file\n");
     return;
   }
+  if (!has_gpu()) return;
   const AttentionShape shape{32, 8, 128, 16};
   const CudaDevice gpu = query_cuda_device(0, shape.head_dim);
   for (const NamedTree& named : read_tree_file(path)) {
@@ -198,6 +209,7 @@ TEST(trees_of_the_file) {
 }
 
 TEST(a_graph_may_be_replayed) {
+  if (!has_gpu()) return;
   const AttentionShape shape{8, 2, 128, 16};
   const CudaDevice gpu = query_cuda_device(0, shape.head_dim);
   TreeSnapshot tree = star_tree(900, 8, 60).snapshot(16);
@@ -227,6 +239,7 @@ TEST(a_graph_may_be_replayed) {
 }
 
 TEST(refuses_what_it_has_no_kernel_for) {
+  if (!has_gpu()) return;
   CHECK_ERROR(query_cuda_device(0, 96), ErrorCode::kBadArgument);
   const AttentionShape shape{8, 2, 128, 16};
   const CudaDevice gpu = query_cuda_device(0, 128);
