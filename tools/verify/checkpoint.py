@@ -1,8 +1,8 @@
 """Random checkpoints in the shapes of real models, written by transformers as sharded safetensors with a config.json.
 
-Weights are normal numbers in bfloat16, of size 1/sqrt(in_features) in the linear layers and a little more in q and k. Larger
-ones make a deep random model chaotic: bfloat16 then hides everything. With these, another token at one of 400 positions moves
-most rows of logits by more than the bound, twice bfloat16's own error (both measured at 6 and 32 layers).
+Weights are normal numbers in bfloat16, of size 1/sqrt(in_features) in the linear layers and a little more in q and k.
+Larger ones make a deep random model chaotic: bfloat16 then hides everything. With these, another token at one of 400
+positions moves most rows of logits by more than the bound, twice bfloat16's own error (measured at 6 and 32 layers).
 The embedding of the last token of the vocabulary is NaN: a branch of that token fills KV pages with NaN.
 """
 

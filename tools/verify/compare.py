@@ -75,9 +75,9 @@ def compare_model(shape: str, folder: pathlib.Path, options, table, node) -> Non
     shutil.rmtree(checkpoint)
 
     info = result["info"]
-    print(f"    {shape}: {len(rows)} rows of {info['vocabSize']} logits, weights {info['weightFormat']}, KV {info['kvType']}; "
-          f"checkpoint {made - started:.1f} s, load {result['loadMs'] / 1000:.1f} s, engine {result['runMs'] / 1000:.1f} s, "
-          f"transformers {time.monotonic() - ran:.1f} s")
+    print(f"    {shape}: {len(rows)} rows of {info['vocabSize']} logits, weights {info['weightFormat']}, "
+          f"KV {info['kvType']}; checkpoint {made - started:.1f} s, load {result['loadMs'] / 1000:.1f} s, "
+          f"engine {result['runMs'] / 1000:.1f} s, transformers {time.monotonic() - ran:.1f} s")
     table.add("model", f"{shape}: pages lost", str(result["pagesLost"]), "0", result["pagesLost"] == 0)
     bound = compare_logits(shape, ours, half, exact, len(schedule["prompt"]), table)
     compare_greedy(shape, greedy, finals, exact_greedy, bound, table)

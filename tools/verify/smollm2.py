@@ -1,4 +1,4 @@
-"""The smollm2 part: SmolLM2-135M's published reference numbers (logits, greedy tokens), and transformers on the same weights.
+"""The smollm2 part: SmolLM2-135M against published logits and greedy tokens, and against transformers on the same weights.
 
 The GGUF's weights are dequantised to float32 first, since a GPU takes no quantised ones. All prompts are branches of one
 forest and decode together.
