@@ -28,12 +28,12 @@ int32_t SuffixSource::known_len(BranchKey branch) const {
 }
 
 void SuffixSource::extend(BranchKey branch, std::span<const int32_t> tokens, int32_t len) {
-  SuffixAutomaton::State end = SuffixAutomaton::kRoot;
-  if (known_len(branch) > 0) {
-    end = places_[branch].end;
-  } else {
+  Place& place = places_.try_emplace(branch, Place{SuffixAutomaton::kRoot, 0, -1}).first->second;
+  SuffixAutomaton::State end = place.end;
+  if (place.generation != generation_) {
     const size_t window = std::min(generation_ == 0 ? kFirstWindow : kLaterWindow, static_cast<size_t>(max_states_) / 4);
     tokens = tokens.last(std::min(tokens.size(), window));
+    end = SuffixAutomaton::kRoot;
   }
   for (int32_t token : tokens) {
     if (automaton_.num_states() + 2 > max_states_) {
@@ -43,7 +43,7 @@ void SuffixSource::extend(BranchKey branch, std::span<const int32_t> tokens, int
     }
     end = automaton_.extend(end, token);
   }
-  places_[branch] = {end, len, generation_};
+  place = {end, len, generation_};
 }
 
 void SuffixSource::fork(BranchKey parent, BranchKey child) {

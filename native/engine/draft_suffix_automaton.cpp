@@ -1,5 +1,7 @@
 #include "engine/draft_suffix_automaton.h"
 
+#include <utility>
+
 namespace deftree {
 namespace {
 
@@ -13,6 +15,7 @@ void SuffixAutomaton::clear() {
   states_.assign(1, {0, kNone, -1});
   edges_.clear();
   table_.assign(kFirstTable, -1);
+  num_in_table_ = 0;
 }
 
 size_t SuffixAutomaton::bytes() const {
@@ -30,6 +33,9 @@ size_t SuffixAutomaton::bucket_of(State from, int32_t token) const {
 }
 
 int32_t SuffixAutomaton::find_edge(State from, int32_t token) const {
+  const int32_t first = states_[from].first_edge;
+  if (first < 0 || edges_[first].token == token) return first;
+  if (edges_[first].next_edge < 0) return -1;
   for (size_t bucket = bucket_of(from, token);; bucket = (bucket + 1) & (table_.size() - 1)) {
     const int32_t edge = table_[bucket];
     if (edge < 0 || (edges_[edge].from == from && edges_[edge].token == token)) return edge;
@@ -41,22 +47,26 @@ SuffixAutomaton::State SuffixAutomaton::next(State state, int32_t token) const {
   return edge < 0 ? kNone : edges_[edge].to;
 }
 
-void SuffixAutomaton::grow_table() {
-  table_.assign(table_.size() * 2, -1);
-  for (size_t edge = 0; edge < edges_.size(); ++edge) {
-    size_t bucket = bucket_of(edges_[edge].from, edges_[edge].token);
-    while (table_[bucket] >= 0) bucket = (bucket + 1) & (table_.size() - 1);
-    table_[bucket] = static_cast<int32_t>(edge);
+void SuffixAutomaton::put_in_table(int32_t edge) {
+  if (++num_in_table_ * 2 > table_.size()) {
+    const std::vector<int32_t> old = std::exchange(table_, std::vector<int32_t>(table_.size() * 2, -1));
+    num_in_table_ = 1;
+    for (int32_t other : old) {
+      if (other >= 0) put_in_table(other);
+    }
   }
+  size_t bucket = bucket_of(edges_[edge].from, edges_[edge].token);
+  while (table_[bucket] >= 0) bucket = (bucket + 1) & (table_.size() - 1);
+  table_[bucket] = edge;
 }
 
 void SuffixAutomaton::add_edge(State from, int32_t token, State to, int32_t count) {
-  edges_.push_back({from, to, token, states_[from].first_edge, count});
-  states_[from].first_edge = static_cast<int32_t>(edges_.size()) - 1;
-  if (edges_.size() * 2 > table_.size()) return grow_table();
-  size_t bucket = bucket_of(from, token);
-  while (table_[bucket] >= 0) bucket = (bucket + 1) & (table_.size() - 1);
-  table_[bucket] = states_[from].first_edge;
+  const int32_t edge = static_cast<int32_t>(edges_.size()), before = states_[from].first_edge;
+  edges_.push_back({from, to, token, before, count});
+  states_[from].first_edge = edge;
+  if (before < 0) return;
+  if (edges_[before].next_edge < 0) put_in_table(before);
+  put_in_table(edge);
 }
 
 void SuffixAutomaton::count_seen(State from, int32_t token) {

@@ -56,14 +56,17 @@ class SuffixAutomaton {
   State new_state(int32_t len);
   int32_t find_edge(State from, int32_t token) const;  // -1: none
   void add_edge(State from, int32_t token, State to, int32_t count);
-  void grow_table();
+  void put_in_table(int32_t edge);
   size_t bucket_of(State from, int32_t token) const;
   void count_seen(State from, int32_t token);
   State target_of_length(State from, int32_t edge);
 
   std::vector<StateData> states_;
   std::vector<Edge> edges_;
-  std::vector<int32_t> table_;  // open addressing over (from, token): edge or -1; a power of two, at most half full
+  // Open addressing over (from, token) for states with several edges, most having one: edge or -1; a power of two, at
+  // most half full.
+  std::vector<int32_t> table_;
+  size_t num_in_table_ = 0;
 };
 
 }  // namespace deftree

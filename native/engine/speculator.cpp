@@ -15,6 +15,7 @@ constexpr double kLeastGain = 1.05;
 constexpr float kTrustDecay = 0.9f, kTrustStart = 2, kLeastTrust = 0.1f, kMostTrust = 1.5f;
 constexpr float kLeastPathProbability = 0.01f;
 constexpr int32_t kMaxFailures = 4;
+constexpr double kLookingShare = 0.01;  // of the step time, for looks that come to nothing
 constexpr double kTimeWeight = 0.1;
 
 bool is_wanted(const SpeculationParams& params, const DraftSource& source) {
@@ -55,6 +56,7 @@ void Speculator::observe(int32_t token, std::span<const TokenLogprob> successors
 void Speculator::begin_step(int32_t num_rows, int32_t num_tokens) {
   ++step_;
   num_proposals_ = 0;
+  num_looks_ = 0;
   num_rows_ = num_rows;
   num_tokens_ = num_tokens;
   // A row pays when it adds a larger share to the step's tokens than to its time. Half of that is looked at, since the
@@ -71,6 +73,7 @@ bool Speculator::is_due(BranchDraft& draft) {
 
 void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, BranchKey branch, int32_t last_token,
                          int32_t len, int32_t max_depth, FunctionRef<std::vector<int32_t>()> path) {
+  ++num_looks_;
   draft.looked_step = step_;
   draft.proposal = -1;
   const bool always = params.mode == SpeculationMode::kAlways;
@@ -104,7 +107,7 @@ void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, Br
       merge_draft(source->id(), nodes_, proposal.candidates);
     }
   }
-  if (proposal.candidates.empty()) return look_again_later(draft, false);
+  if (proposal.candidates.empty()) return look_again_later(draft, Outcome::kNotWorthIt);
   rank_candidates(statistics_, trust(draft), proposal.candidates);
   if (proposal.candidates.size() > static_cast<size_t>(params.max_draft_tokens)) {
     proposal.candidates.resize(params.max_draft_tokens);
@@ -116,7 +119,9 @@ void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, Br
 }
 
 void Speculator::choose(int32_t max_drafts, double drafting_ns) {
-  looking_ns_ += (drafting_ns - looking_ns_) * (looking_ns_ == 0 ? 1 : kTimeWeight);
+  const double look_ns = drafting_ns / std::max(1, num_looks_);
+  // A lost time slice counts for little.
+  look_ns_ += look_ns_ == 0 ? look_ns : (std::min(look_ns, 4 * look_ns_) - look_ns_) * kTimeWeight;
   choosing_.clear();
   int32_t num_rows = num_rows_;
   for (int32_t i = 0; i < num_proposals_; ++i) {
@@ -137,7 +142,7 @@ void Speculator::choose(int32_t max_drafts, double drafting_ns) {
       path_probabilities_[i].push_back(c.path_probability);
     }
   }
-  choose_draft_trees(path_probabilities_, cost_, {num_rows, num_tokens_, max_drafts, looking_ns_, kLeastGain}, counts_);
+  choose_draft_trees(path_probabilities_, cost_, {num_rows, num_tokens_, max_drafts, look_ns_ * num_looks_, kLeastGain}, counts_);
   for (size_t i = 0; i < choosing_.size(); ++i) proposals_[choosing_[i]].num_chosen = counts_[i];
   for (int32_t i = 0; i < num_proposals_; ++i) {
     if (proposals_[i].num_chosen > 0) lay_out_rows(proposals_[i]);
@@ -204,20 +209,29 @@ void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<c
     draft.claimed = draft.claimed * keep + candidate.probability;
     draft.drawn = draft.drawn * keep + (was_drawn ? 1 : 0);
   }
-  if (proposal.num_chosen == 0) return look_again_later(draft, false);
+  if (proposal.num_chosen == 0) return look_again_later(draft, Outcome::kNotWorthIt);
   if (verify_step_ != step_) ++stats_.verify_steps;
   verify_step_ = step_;
   ++stats_.draft_trees;
   stats_.drafted_tokens += proposal.num_chosen;
   stats_.accepted_draft_tokens += static_cast<int64_t>(path.size()) - 1;
-  look_again_later(draft, path.size() > 1);
+  look_again_later(draft, path.size() > 1 ? Outcome::kAccepted : Outcome::kRejected);
 }
 
-// Waits 0, 2, 6, 14 steps after 1, 2, 3, 4 and more failures in a row. Without drafts a look costs only its own time, and
-// what it finds is compared with the tokens that plain decoding draws, so the statistics recover without failed drafts.
-void Speculator::look_again_later(BranchDraft& draft, bool worth_it) {
-  draft.failures = worth_it ? 0 : std::min(draft.failures + 1, kMaxFailures);
-  draft.wait = worth_it ? 0 : (1 << draft.failures) - 2;
+// So many steps that all branches' looks in turn take up their share of the time and no more.
+int32_t Speculator::longest_wait() const {
+  if (!cost_.known()) return 1 << kMaxFailures;
+  const double affordable = kLookingShare * cost_.ns(std::max(1, num_rows_));
+  return static_cast<int32_t>(std::min(look_ns_ * num_tokens_ / affordable, 100.0));
+}
+
+// After 1, 2, 3, 4 and more failures in a row a branch waits 0, 2, 6, 14 steps. A look that comes to nothing costs only
+// its own time, so it waits no longer than that is worth; and since what it found is compared with the tokens that plain
+// decoding draws, the statistics recover without failed drafts.
+void Speculator::look_again_later(BranchDraft& draft, Outcome outcome) {
+  draft.failures = outcome == Outcome::kAccepted ? 0 : std::min(draft.failures + 1, kMaxFailures);
+  draft.wait = outcome == Outcome::kAccepted ? 0 : (1 << draft.failures) - 2;
+  if (outcome == Outcome::kNotWorthIt) draft.wait = std::min(draft.wait, longest_wait());
 }
 
 }  // namespace deftree

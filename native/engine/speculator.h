@@ -81,7 +81,9 @@ class Speculator {
   };
 
   void lay_out_rows(Proposal& proposal);
-  void look_again_later(BranchDraft& draft, bool worth_it);
+  enum class Outcome : uint8_t { kAccepted, kRejected, kNotWorthIt };
+  int32_t longest_wait() const;
+  void look_again_later(BranchDraft& draft, Outcome outcome);
 
   int32_t vocab_size_;
   StepCost cost_;
@@ -98,7 +100,8 @@ class Speculator {
   std::vector<DraftNode> nodes_;
   std::vector<std::vector<float>> path_probabilities_;
   std::vector<int32_t> choosing_, counts_, stack_;
-  double looking_ns_ = 0;  // decayed mean of a step's drafting time
+  int32_t num_looks_ = 0;
+  double look_ns_ = 0;  // decayed mean of a look's time
 };
 
 }  // namespace deftree
