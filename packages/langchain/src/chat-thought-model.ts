@@ -1,6 +1,7 @@
 /**
- * A search's model over any LangChain chat model. There is no KV to share: each thought is a call with the prompt and, as
- * the beginning of an assistant message, the answer so far. Models that do not continue such a message suit `reprompt`.
+ * A search's model over any LangChain chat model, of a server too. There is no KV to share: each thought is a call with
+ * the prompt and, as the beginning of an assistant message, the answer so far. Models that do not continue such a message
+ * suit `reprompt`.
  */
 import type {
   DecodedThought,
@@ -11,7 +12,7 @@ import type {
   ThoughtModel,
   TokenUsage,
 } from "@deftree/search";
-import type { BaseChatModel, BaseChatModelCallOptions } from "@langchain/core/language_models/chat_models";
+import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import {
   AIMessage,
   type AIMessageChunk,
@@ -19,19 +20,37 @@ import {
   HumanMessage,
   SystemMessage,
 } from "@langchain/core/messages";
+import { concat } from "@langchain/core/utils/stream";
+import { type AnswerEnd, ChatRequests, takeEnd } from "./chat-requests.js";
 
-/** Keeps inner calls out of LangGraph's message streams. */
-const tags = ["nostream"];
+export interface ChatThoughtModelOptions {
+  /**
+   * Ask for thoughts that grow side by side from one place in one request, as `n` answers: the server then computes their
+   * prompt once. They share the seed of the first. By default where the chat model has a setting `n`, and not with `stream`.
+   */
+  joinSiblings?: boolean;
+  /**
+   * Stream each thought, one request each: its tokens come as they are generated, and cutting a hopeless one ends its
+   * request. False by default.
+   */
+  stream?: boolean;
+}
 
 export class ChatThoughtModel implements ThoughtModel {
   readonly name: string;
+  readonly #requests: ChatRequests;
+  readonly #stream: boolean;
 
-  constructor(private readonly chat: BaseChatModel) {
-    this.name = chat.getName();
+  constructor(chat: BaseChatModel, options: ChatThoughtModelOptions = {}) {
+    const { stream = false, joinSiblings = !stream && "n" in chat } = options;
+    const { model } = chat as BaseChatModel & { model?: unknown };
+    this.name = typeof model === "string" ? `${chat.getName()} ${model}` : chat.getName();
+    this.#stream = stream;
+    this.#requests = new ChatRequests(chat, joinSiblings);
   }
 
   async open(prompt: readonly PromptMessage[]): Promise<ThoughtBranch> {
-    return new ChatThoughtBranch(this.chat, prompt.map(toMessage), "");
+    return new ChatThoughtBranch(this.#requests, this.#stream, prompt.map(toMessage), "");
   }
 
   usage(): KvUsage {
@@ -44,7 +63,8 @@ class ChatThoughtBranch implements ThoughtBranch {
   #answer: string;
 
   constructor(
-    private readonly chat: BaseChatModel,
+    private readonly requests: ChatRequests,
+    private readonly streams: boolean,
     private readonly prompt: readonly BaseMessage[],
     answer: string,
   ) {
@@ -52,7 +72,10 @@ class ChatThoughtBranch implements ThoughtBranch {
   }
 
   fork(n: number): ThoughtBranch[] {
-    return Array.from({ length: n }, () => new ChatThoughtBranch(this.chat, this.prompt, this.#answer));
+    return Array.from(
+      { length: n },
+      () => new ChatThoughtBranch(this.requests, this.streams, this.prompt, this.#answer),
+    );
   }
 
   async extend(content: string | readonly number[]): Promise<void> {
@@ -61,56 +84,107 @@ class ChatThoughtBranch implements ThoughtBranch {
   }
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
-    const { onText, signal } = options;
-    const messages = this.#answer === "" ? [...this.prompt] : [...this.prompt, new AIMessage(this.#answer)];
-    let message: AIMessageChunk;
     try {
-      message = await this.chat.invoke(messages, callOptions(options));
+      return await (this.streams ? this.#streamed(options) : this.#whole(options));
     } catch (error) {
-      if (signal?.aborted) return { text: "", tokens: 0, finishReason: "aborted", ended: false };
+      if (options.signal?.aborted) return { text: "", tokens: 0, finishReason: "aborted", ended: false };
       throw error;
     }
-    const { text } = message;
-    const tokens = this.#book(message);
-    const finishReason = message.response_metadata.finish_reason === "length" ? "length" : "stop";
-    const stops = options.stop ?? [];
-    const ended = finishReason === "stop" && (stops.length === 0 || text === "");
-    // Chat models do not say which stop string they met; where only one was asked for, it was that.
-    const stopString = finishReason === "stop" && !ended && stops.length === 1 ? stops[0] : undefined;
-    this.#answer += text + (stopString ?? "");
-    if (text !== "" && onText?.(text, tokens) === false) return { text, tokens, finishReason: "cut", ended: false };
-    return { text, tokens, finishReason, stopString, ended };
+  }
+
+  /**
+   * From the likeliest first tokens that the model tells: a continuation has the probability of those that begin it, or
+   * the least of all that were told where none does. So choices should differ in their first token.
+   */
+  async score(continuations: string[], signal?: AbortSignal): Promise<number[]> {
+    const settings = { maxTokens: 1, logprobs: true, topLogprobs: 20 };
+    const message = await this.requests.configured(settings).invoke(this.#messages(), { signal, tags: ["nostream"] });
+    this.#book(message, message.usage_metadata?.output_tokens ?? 0, true);
+    const { logprobs } = message.response_metadata as { logprobs?: { content?: { top_logprobs?: TokenLogprob[] }[] } };
+    const tokens = logprobs?.content?.[0]?.top_logprobs;
+    if (!tokens?.length) throw new TypeError("the chat model gives no log-probabilities");
+    const least = Math.min(...tokens.map(({ logprob }) => logprob));
+    return continuations.map((text) => {
+      const begins = tokens.filter(
+        ({ token }) => token.trim() !== "" && text.trimStart().startsWith(token.trimStart()),
+      );
+      return begins.length === 0 ? least : Math.log(begins.reduce((sum, { logprob }) => sum + Math.exp(logprob), 0));
+    });
   }
 
   release(): void {}
 
-  /** Books the call's usage and returns its generated tokens; a model that tells none counts as none. */
-  #book({ usage_metadata: usage }: AIMessageChunk): number {
-    if (usage === undefined) return 0;
-    this.usage.generatedTokens += usage.output_tokens;
+  #messages(): BaseMessage[] {
+    return this.#answer === "" ? [...this.prompt] : [...this.prompt, new AIMessage(this.#answer)];
+  }
+
+  async #whole(options: ThoughtDecodeOptions): Promise<DecodedThought> {
+    const { message, end, tokens, isFirst } = await this.requests.ask(this.#messages(), options);
+    this.#book(message, tokens, isFirst);
+    const decoded = this.#finish(message, end, tokens, options.stop);
+    const isCut = decoded.text !== "" && options.onText?.(decoded.text, tokens) === false;
+    return isCut ? { text: decoded.text, tokens, finishReason: "cut", ended: false } : decoded;
+  }
+
+  async #streamed(options: ThoughtDecodeOptions): Promise<DecodedThought> {
+    const cut = new AbortController();
+    const signal = options.signal === undefined ? cut.signal : AbortSignal.any([options.signal, cut.signal]);
+    let message: AIMessageChunk | undefined;
+    let end: AnswerEnd = { isKnown: false };
+    // Until the usage arrives at the end, a piece counts as a token: servers send them one by one.
+    let pieces = 0;
+    try {
+      for await (const chunk of await this.requests.stream(this.#messages(), { ...options, signal })) {
+        const known = takeEnd(chunk);
+        if (known.isKnown) end = known;
+        message = message === undefined ? chunk : concat(message, chunk);
+        if (chunk.text === "") continue;
+        pieces++;
+        if (options.onText?.(chunk.text, pieces) === false) {
+          cut.abort();
+          break;
+        }
+      }
+    } catch (error) {
+      if (!options.signal?.aborted) throw error;
+    }
+    const text = message?.text ?? "";
+    const tokens = message?.usage_metadata?.output_tokens ?? pieces;
+    if (message) this.#book(message, tokens, true);
+    if (cut.signal.aborted) return { text, tokens, finishReason: "cut", ended: false };
+    if (options.signal?.aborted || message === undefined)
+      return { text, tokens, finishReason: "aborted", ended: false };
+    return this.#finish(message, end, tokens, options.stop);
+  }
+
+  /** Where the server does not say what ended the answer, and one stop string was asked for, it was that. */
+  #finish(
+    message: AIMessage | AIMessageChunk,
+    end: AnswerEnd,
+    tokens: number,
+    stops: readonly string[] = [],
+  ): DecodedThought {
+    const { text } = message;
+    const finishReason = message.response_metadata.finish_reason === "length" ? "length" : "stop";
+    const guess = text !== "" && stops.length === 1 ? stops[0] : undefined;
+    const stopString = finishReason === "length" ? undefined : end.isKnown ? end.stopString : guess;
+    const ended =
+      finishReason === "stop" && stopString === undefined && (end.isKnown || stops.length === 0 || text === "");
+    this.#answer += text + (stopString ?? "");
+    return { text, tokens, finishReason, stopString, ended };
+  }
+
+  #book({ usage_metadata: usage }: AIMessage | AIMessageChunk, tokens: number, isFirst: boolean): void {
+    this.usage.generatedTokens += tokens;
+    if (usage === undefined) return;
     this.usage.promptTokens += usage.input_tokens;
-    this.usage.prefilledTokens += usage.input_tokens - (usage.input_token_details?.cache_read ?? 0);
-    return usage.output_tokens;
+    if (isFirst) this.usage.prefilledTokens += usage.input_tokens - (usage.input_token_details?.cache_read ?? 0);
   }
 }
 
-/** Integrations read what they know of these; both spellings are in use. */
-function callOptions({ onText: _, ...options }: ThoughtDecodeOptions): BaseChatModelCallOptions {
-  const { maxTokens, topK, topP, minP, stop, signal, temperature, seed } = options;
-  const call = {
-    tags,
-    signal,
-    stop,
-    temperature,
-    seed,
-    maxTokens,
-    max_tokens: maxTokens,
-    topK,
-    topP,
-    top_p: topP,
-    minP,
-  };
-  return call as BaseChatModelCallOptions;
+interface TokenLogprob {
+  token: string;
+  logprob: number;
 }
 
 function toMessage({ role, content }: PromptMessage): BaseMessage {

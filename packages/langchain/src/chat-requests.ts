@@ -1,0 +1,152 @@
+/** Requests of a search to a chat model: settings that the class takes at construction only, and siblings joined by `n`. */
+import type { ThoughtDecodeOptions } from "@deftree/search";
+import type { BaseChatModel, BaseChatModelCallOptions } from "@langchain/core/language_models/chat_models";
+import type { AIMessage, AIMessageChunk, BaseMessage } from "@langchain/core/messages";
+
+/** Settings of one request. Integrations read what they know of them. */
+export interface RequestSettings extends Pick<ThoughtDecodeOptions, "temperature" | "topK" | "topP" | "minP"> {
+  maxTokens: number;
+  /** Answers to one prompt. */
+  n?: number;
+  logprobs?: boolean;
+  topLogprobs?: number;
+}
+
+interface Answer {
+  message: AIMessage;
+  end: AnswerEnd;
+  /** Generated tokens, as far as the model tells: of several answers in one request a share by their length. */
+  tokens: number;
+  /** Of the answers of one request the first: what the prompt cost is booked once. */
+  isFirst: boolean;
+}
+
+/** How an answer ended, where the server tells: vLLM by `stop_reason`, SGLang by `matched_stop`. */
+export interface AnswerEnd {
+  isKnown: boolean;
+  /** Undefined: the model ended its answer by itself. */
+  stopString?: string;
+}
+
+/** Keeps inner calls out of LangGraph's message streams. */
+const tags = ["nostream"];
+
+export class ChatRequests {
+  readonly #configured = new Map<string, BaseChatModel>();
+  readonly #groups = new Map<string, Group>();
+
+  constructor(
+    private readonly chat: BaseChatModel,
+    private readonly joinsSiblings: boolean,
+  ) {}
+
+  /** One answer. Requests of the same turn that differ in their seed only are one request with `n` answers. */
+  ask(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<Answer> {
+    const settings = settingsOf(options);
+    const key = JSON.stringify([messages.map(({ type, text }) => [type, text]), settings, options.stop]);
+    const open = this.joinsSiblings ? this.#groups.get(key) : undefined;
+    const group = open ?? { messages, settings, options, waiting: [] };
+    if (open === undefined) {
+      if (this.joinsSiblings) this.#groups.set(key, group);
+      queueMicrotask(() => {
+        this.#groups.delete(key);
+        void this.#send(group);
+      });
+    }
+    return new Promise((resolve, reject) => group.waiting.push({ resolve, reject, seed: options.seed }));
+  }
+
+  /** One answer, piece by piece. */
+  stream(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<AsyncIterable<AIMessageChunk>> {
+    return this.configured(settingsOf(options)).stream(messages, callOptions(options, settingsOf(options)));
+  }
+
+  /** The chat model with these settings: many integrations take them at construction, and ignore them in a call. */
+  configured(settings: RequestSettings): BaseChatModel {
+    const key = JSON.stringify(settings);
+    const known = this.#configured.get(key);
+    if (known !== undefined) return known;
+    const { fields, lc_kwargs, lc_serializable } = this.chat as BaseChatModel & { fields?: object };
+    const made = fields ?? (lc_serializable ? lc_kwargs : undefined);
+    const Chat = this.chat.constructor as new (fields: object) => BaseChatModel;
+    // Chat models of LangChain's packages can be made again of what they were made of; others get the call options only.
+    const chat =
+      made === undefined
+        ? this.chat
+        : new Chat({ ...made, ...settings, numPredict: settings.maxTokens, __includeRawResponse: true });
+    this.#configured.set(key, chat);
+    return chat;
+  }
+
+  async #send({ messages, settings, options, waiting }: Group): Promise<void> {
+    const n = waiting.length;
+    const sent = n === 1 ? settings : { ...settings, n };
+    try {
+      const call = callOptions({ ...options, seed: waiting[0]!.seed }, sent);
+      const { generations } = await this.configured(sent).generate([messages], call);
+      const answers = generations[0]!
+        .slice(0, n)
+        .map((generation) => (generation as unknown as { message: AIMessage }).message);
+      const tokens = shares(answers);
+      answers.forEach((message, i) => {
+        waiting[i]!.resolve({ message, end: takeEnd(message, i), tokens: tokens[i]!, isFirst: i === 0 });
+      });
+      // A server may give fewer answers than asked for, or one whatever is asked.
+      for (const rest of waiting.slice(answers.length))
+        void this.#send({ messages, settings, options, waiting: [rest] });
+      if (answers.length === 0) throw new Error("the chat model gave no answer");
+    } catch (error) {
+      for (const { reject } of waiting) reject(error);
+    }
+  }
+}
+
+interface Group {
+  messages: BaseMessage[];
+  settings: RequestSettings;
+  options: ThoughtDecodeOptions;
+  waiting: { resolve(answer: Answer): void; reject(error: unknown): void; seed: number | undefined }[];
+}
+
+function settingsOf({ temperature, topK, topP, minP, maxTokens }: ThoughtDecodeOptions): RequestSettings {
+  const settings = { temperature, topK, topP, minP, maxTokens };
+  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)) as typeof settings;
+}
+
+/** Both spellings are in use. */
+function callOptions(
+  { stop, signal, seed }: Pick<ThoughtDecodeOptions, "stop" | "signal" | "seed">,
+  settings: RequestSettings,
+): BaseChatModelCallOptions {
+  const { maxTokens, topP } = settings;
+  return { tags, signal, stop, seed, ...settings, max_tokens: maxTokens, top_p: topP } as BaseChatModelCallOptions;
+}
+
+/** Takes the server's own response off a message of ChatOpenAI, and reads from it what LangChain leaves out. */
+export function takeEnd(message: AIMessage | AIMessageChunk, choice = 0): AnswerEnd {
+  const { __raw_response: raw, ...others } = message.additional_kwargs as { __raw_response?: RawResponse };
+  message.additional_kwargs = others;
+  const { stop_reason, matched_stop } = raw?.choices?.[choice] ?? {};
+  const reason = stop_reason === undefined ? matched_stop : stop_reason;
+  if (reason === undefined) return { isKnown: false };
+  return { isKnown: true, ...(typeof reason === "string" && { stopString: reason }) };
+}
+
+interface RawResponse {
+  choices?: { stop_reason?: string | number | null; matched_stop?: string | number | null }[];
+}
+
+/** The tokens of one request, divided among its answers by their length; the sum is exact. */
+function shares(answers: readonly AIMessage[]): number[] {
+  const total = answers[0]?.usage_metadata?.output_tokens ?? 0;
+  const lengths = answers.map(({ text }) => text.length + 1);
+  const sum = lengths.reduce((a, b) => a + b, 0);
+  let seen = 0;
+  let given = 0;
+  return lengths.map((length) => {
+    seen += length;
+    const share = Math.round((total * seen) / sum) - given;
+    given += share;
+    return share;
+  });
+}

@@ -1,0 +1,216 @@
+/** Searches on a remote model: LangChain's own OpenAI client against a server on loopback. */
+import { bestOfN, breadthFirst, choiceLogprobs, llmValue, type Problem, search } from "@deftree/search";
+import { ChatOpenAI, type ChatOpenAIFields } from "@langchain/openai";
+import { describe, expect, it } from "vitest";
+import { OpenAiServer } from "../test/openai-server.js";
+import { ChatThoughtModel, type ChatThoughtModelOptions } from "./index.js";
+
+interface Digits {
+  text: string;
+  ended: boolean;
+}
+
+const input = "927465018273";
+const sorted = [...input].sort().join("");
+
+function problem(members: Partial<Problem<Digits, string>> = {}): Problem<Digits, string> {
+  const errors = (text: string) => [...text].filter((digit, i) => digit !== sorted[i]).length;
+  return {
+    name: "digits",
+    initial: { text: "", ended: false },
+    prompt: () => [{ role: "user", content: input }],
+    improvePrompt: ({ text }) => [{ role: "user", content: `${input}, not ${text}` }],
+    thought: { maxTokens: 4 },
+    answerMaxTokens: input.length + 1,
+    readPartial: (text, ended) => ({ text, ended: ended || text.length >= input.length }),
+    readAnswer: (text) => ({ text, ended: true }),
+    score: ({ text, ended }) => 0 - errors(text) - (ended ? Math.abs(input.length - text.length) : 0),
+    hopeless: ({ text, ended }) => !ended && errors(text) > 0,
+    isComplete: ({ ended }) => ended,
+    isSolved: ({ text }) => text === sorted,
+    answer: ({ text }) => text,
+    ...members,
+  };
+}
+
+function modelOf(server: OpenAiServer, options?: ChatThoughtModelOptions, fields: ChatOpenAIFields = {}) {
+  const chat = new ChatOpenAI({
+    ...{ model: "remote", apiKey: "none", maxRetries: 0, configuration: { baseURL: server.url } },
+    ...fields,
+  });
+  return new ChatThoughtModel(chat, options);
+}
+
+describe("siblings", () => {
+  it("are one request with n, with their settings and the seed of the first", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.3 });
+    const strategy = bestOfN({ n: 8, sampling: { temperature: 0.7, topP: 0.9 }, stopWhenSolved: false });
+    const { tree, statistics } = await search(problem(), strategy, modelOf(server), { seed: 3 });
+    expect(server.requests).toHaveLength(1);
+    expect(server.requests[0]).toMatchObject({
+      ...{ model: "remote", n: 8, temperature: 0.7, top_p: 0.9, max_tokens: 13 },
+      messages: [{ role: "user", content: input }],
+    });
+    expect(server.requests[0]!.seed).toBeTypeOf("number");
+    expect(new Set(tree.thoughts.slice(1).map(({ text }) => text)).size).toBeGreaterThan(4);
+    expect(statistics).toMatchObject({
+      ...{ generatedTokens: server.generatedTokens, promptTokens: 8 * input.length, reusedTokens: 7 * input.length },
+    });
+    for (const { tokens } of tree.thoughts.slice(1)) expect(Math.abs(tokens - 13)).toBeLessThanOrEqual(1);
+  });
+
+  it("are asked for one by one where a server gives fewer answers", async () => {
+    await using server = await OpenAiServer.start({ mostAnswers: 1, errorRate: 0.3 });
+    const { tree, statistics } = await search(problem(), bestOfN({ n: 4, stopWhenSolved: false }), modelOf(server));
+    expect(server.requests.map(({ n }) => n ?? 1)).toEqual([4, 1, 1, 1]);
+    expect(new Set(server.requests.map(({ seed }) => seed)).size).toBe(4);
+    expect(tree.thoughts).toHaveLength(5);
+    expect(statistics.generatedTokens).toBe(server.generatedTokens);
+  });
+
+  it("are single requests with seeds of their own where n is not wanted, and repeat by them", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.3 });
+    const model = () => modelOf(server, { joinSiblings: false });
+    const run = () => search(problem(), bestOfN({ n: 5, stopWhenSolved: false }), model(), { seed: 7 });
+    const first = await run();
+    expect(new Set(server.requests.map(({ seed }) => seed)).size).toBe(5);
+    expect((await run()).tree).toEqual(first.tree);
+  });
+});
+
+describe("a tree search on a server", () => {
+  it("continues an answer as the beginning of an assistant message", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.15 });
+    const strategy = breadthFirst({ grow: "continue", width: 6, keep: 1, depth: 6 });
+    const result = await search(problem(), strategy, modelOf(server), { seed: 1 });
+    expect(result).toMatchObject({ answer: sorted, solved: true });
+    const begun = server.requests.flatMap(({ messages }) => messages.filter(({ role }) => role === "assistant"));
+    expect(begun.length).toBeGreaterThan(0);
+    for (const { content } of begun) expect(sorted.startsWith(content)).toBe(true);
+  });
+
+  it.each([false, true])("passes stop strings on, and continues after them (stream: %s)", async (stream) => {
+    await using server = await OpenAiServer.start({ tellsStops: true });
+    const stopping = problem({ thought: { maxTokens: 20, stop: ["2", "7"] } });
+    const strategy = breadthFirst({ grow: "continue", width: 1, depth: 8 });
+    const { text, tree } = await search(stopping, strategy, modelOf(server, { stream }));
+    expect(server.requests[0]!.stop).toEqual(["2", "7"]);
+    expect(text).toBe(sorted);
+    expect(tree.thoughts.slice(1).map((thought) => thought.text)).toEqual(["01", "", "3456", "", "89"]);
+  });
+
+  it("takes the one stop string for what ended a thought where the server does not tell", async () => {
+    await using server = await OpenAiServer.start();
+    const stopping = problem({ thought: { maxTokens: 20, stop: ["3"] } });
+    const strategy = breadthFirst({ grow: "continue", width: 1, depth: 2 });
+    const { tree } = await search(stopping, strategy, modelOf(server));
+    expect(tree.thoughts[1]).toMatchObject({ text: "0122", stopString: "3" });
+    expect(server.requests[1]!.messages.at(-1)).toMatchObject({ role: "assistant", content: "01223" });
+  });
+
+  it("improves by new prompts", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.1 });
+    const strategy = breadthFirst({ grow: "reprompt", width: 4, depth: 4 });
+    const result = await search(problem(), strategy, modelOf(server), { seed: 2 });
+    expect(result.solved).toBe(true);
+    for (const { messages } of server.requests) expect(messages.at(-1)!.role).toBe("user");
+  });
+});
+
+describe("streams", () => {
+  it("give tokens as they come, and a cut thought ends its request", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.3, pauseMs: 3 });
+    const long = problem({ thought: { maxTokens: 12 } });
+    const strategy = breadthFirst({ grow: "continue", width: 6, depth: 2, attempts: 18 });
+    const model = modelOf(server, { stream: true });
+    const pieces = new Map<number, number>();
+    const running = search(long, strategy, model, { seed: 1 });
+    for await (const event of running) {
+      if (event.type === "thought:tokens") pieces.set(event.thought, (pieces.get(event.thought) ?? 0) + 1);
+    }
+    const { tree } = await running;
+    const cut = tree.thoughts.filter(({ pruneReason }) => pruneReason === "hopeless");
+    expect(cut.length).toBeGreaterThan(2);
+    expect(Math.max(...pieces.values())).toBeGreaterThan(3);
+    for (let i = 0; i < 50 && server.leftStreams === 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(server.leftStreams).toBeGreaterThan(0);
+    const whole = server.requests.length * 12;
+    expect(server.generatedTokens).toBeLessThan(0.8 * whole);
+  });
+
+  it("end when the search is aborted", async () => {
+    await using server = await OpenAiServer.start({ pauseMs: 5 });
+    const controller = new AbortController();
+    const running = search(problem(), bestOfN({ n: 3 }), modelOf(server, { stream: true }), {
+      signal: controller.signal,
+    });
+    for await (const event of running) if (event.type === "thought:tokens") controller.abort();
+    expect((await running).stopReason).toBe("aborted");
+    for (let i = 0; i < 50 && server.leftStreams < 3; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(server.leftStreams).toBe(3);
+  });
+});
+
+describe("evaluation on a server", () => {
+  const judged = problem({
+    value: {
+      prompt: ({ text }) => [{ role: "user", content: `How good is ${text}?` }],
+      read: (text) => (/^\d+$/.test(text) ? [Number(text)] : undefined),
+      choices: { " sure": 10, " impossible": 0 },
+      failureScore: -1,
+    },
+  });
+
+  it("reads log-probabilities of choices from the first token", async () => {
+    await using server = await OpenAiServer.start({
+      topLogprobs: [
+        { token: " s", logprob: Math.log(0.5) },
+        { token: "sure", logprob: Math.log(0.1) },
+        { token: " imp", logprob: Math.log(0.2) },
+        { token: " or", logprob: Math.log(0.05) },
+      ],
+    });
+    const { score } = await search(judged, bestOfN({ n: 1 }), modelOf(server), { evaluate: choiceLogprobs() });
+    expect(score).toBeCloseTo((10 * 0.6) / 0.8, 10);
+    expect(server.requests[1]).toMatchObject({ logprobs: true, top_logprobs: 20, max_tokens: 1 });
+  });
+
+  it("says so when the server gives none", async () => {
+    await using server = await OpenAiServer.start();
+    const running = search(judged, bestOfN({ n: 1 }), modelOf(server), { evaluate: choiceLogprobs() });
+    await expect(running.result).rejects.toThrow("gives no log-probabilities");
+  });
+
+  it("samples verdicts by n", async () => {
+    const reply = ({ messages }: { messages: { content: string }[] }) =>
+      messages[0]!.content.startsWith("How") ? "7" : undefined;
+    await using server = await OpenAiServer.start({ reply });
+    const { score } = await search(judged, bestOfN({ n: 1 }), modelOf(server), { evaluate: llmValue({ samples: 5 }) });
+    expect(score).toBe(7);
+    expect(server.requests[1]!.n).toBe(5);
+  });
+});
+
+describe("failing servers", () => {
+  it("are asked again as the chat model's retries allow", async () => {
+    await using server = await OpenAiServer.start();
+    server.failures = [500, 503];
+    const result = await search(problem(), bestOfN({ n: 2 }), modelOf(server, {}, { maxRetries: 3 }));
+    expect(result.solved).toBe(true);
+    expect(server.requests).toHaveLength(3);
+  }, 30_000);
+
+  it("reject the search when they go on failing", async () => {
+    await using server = await OpenAiServer.start();
+    server.failures = [500, 500];
+    await expect(search(problem(), bestOfN({ n: 2 }), modelOf(server)).result).rejects.toThrow("status 500 as told");
+  });
+
+  it("are not asked again after a request that cannot be right", async () => {
+    await using server = await OpenAiServer.start();
+    server.failures = [400, 400, 400];
+    const running = search(problem(), bestOfN({ n: 2 }), modelOf(server, {}, { maxRetries: 3 }));
+    await expect(running.result).rejects.toThrow("status 400 as told");
+    expect(server.requests).toHaveLength(1);
+  });
+});
