@@ -87,9 +87,9 @@ class TreeCache {
   void commit(BranchId branch);
   // Keeps of a draft the tokens `path` (indices, each the parent of the next; may be empty); the rest is dropped.
   void accept_draft(BranchId branch, std::span<const int32_t> path);
-  // The same, but the kept tokens take the draft's first slots, so that no holes are left in its pages: a path that is
-  // the draft's beginning stays where it is. Adds to `copies` what the caller must copy, in this order (a slot may be
-  // read by one copy and written by a later one), before the next call that gives slots.
+  // The same, but kept tokens that lie far behind move up, so that the draft leaves fewer holes in its pages than it has
+  // kept tokens; a path that is the draft's beginning stays where it is. Adds to `copies` what the caller must copy before
+  // the next call that gives slots. No slot is both read and written, so that the copies can be done at once.
   void accept_draft(BranchId branch, std::span<const int32_t> path, std::vector<SlotCopy>& copies);
   // Drops the branch's fresh tokens.
   void rollback(BranchId branch);

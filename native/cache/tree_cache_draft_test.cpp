@@ -1,4 +1,5 @@
 #include <map>
+#include <set>
 
 #include "cache/tree_cache.h"
 #include "cache/tree_cache_test_util.h"
@@ -36,24 +37,42 @@ TEST(tree_cache_draft_keeps_the_accepted_path_where_it_is) {
   CHECK_EQ(cache.stats().num_tokens, int64_t{6});
 }
 
-TEST(tree_cache_draft_gathers_the_accepted_path_in_its_first_slots) {
-  // Pages of 4 slots; 3 are taken. The draft as above has the slots 3 | 4 5 6 7.
-  for (const Tokens& path : {Tokens{0, 2, 4}, Tokens{3}, Tokens{0, 1}, Tokens{}}) {
+TEST(tree_cache_draft_moves_up_what_lies_far_behind) {
+  // Chains below the root: 1..4, 5..8, 9..12. Pages of 4 slots, of which 3 are taken.
+  Tokens parents = {-1};
+  for (int32_t chain = 0; chain < 3; ++chain) {
+    for (int32_t i = 0; i < 4; ++i) parents.push_back(i == 0 ? 0 : 4 * chain + i);
+  }
+  const Tokens drafts = range(10, 13);
+  struct Case {
+    Tokens path;
+    size_t num_copies;
+    int32_t num_holes;
+  };
+  for (const auto& [path, num_copies, num_holes] : std::vector<Case>{
+           {{}, 0, 0}, {{0, 1, 2}, 0, 0}, {{0, 5}, 1, 0}, {{0, 9, 10, 11, 12}, 1, 0}, {{0, 5, 6, 7, 8}, 1, 0}}) {
     TreeCache cache({.num_pages = 10, .page_size = 4});
     const BranchId branch = grown(cache, range(0, 3));
-    const Tokens drafts = {10, 11, 12, 13, 14};
-    cache.append_draft(branch, drafts, Tokens{-1, 0, 0, -1, 2});
-    const StepBranch step = {branch, 5};
+    cache.append_draft(branch, drafts, parents);
+    const StepBranch step = {branch, 13};
     const StepSnapshot before = cache.snapshot({&step, 1});
-
-    // What each slot holds after the copies, done one after another.
     std::map<int32_t, int32_t> kv;
     for (const SnapshotQuery& query : before.queries) kv[query.slot] = query.token;
+
     std::vector<SlotCopy> copies;
     cache.accept_draft(branch, path, copies);
+    CHECK_EQ(copies.size(), num_copies);
+    // At once: all is read before anything is written.
+    const std::map<int32_t, int32_t> old = kv;
+    std::set<int32_t> read, written;
     for (const SlotCopy& copy : copies) {
-      for (int32_t i = 0; i < copy.len; ++i) kv[copy.to_slot + i] = kv[copy.from_slot + i];
+      for (int32_t i = 0; i < copy.len; ++i) {
+        kv[copy.to_slot + i] = old.at(copy.from_slot + i);
+        read.insert(copy.from_slot + i);
+        written.insert(copy.to_slot + i);
+      }
     }
+    for (int32_t slot : written) CHECK(!read.contains(slot));
     cache.check_invariants();
 
     Tokens expected = range(0, 3);
@@ -61,25 +80,21 @@ TEST(tree_cache_draft_gathers_the_accepted_path_in_its_first_slots) {
     CHECK(cache.tokens(branch) == expected);
     const StepBranch tip = {branch, 0};
     const std::vector<int32_t> slots = test::visible_slots(cache.snapshot({&tip, 1}).tree, 0);
-    for (size_t i = 0; i < path.size(); ++i) {
-      CHECK_EQ(slots[3 + i], before.queries[i].slot);
-      CHECK_EQ(kv[slots[3 + i]], drafts[path[i]]);
-    }
-    CHECK_EQ(pages_in_use(cache), path.size() > 1 ? 2 : 1);
-    CHECK_EQ(copies.empty(), path.empty() || path == Tokens({0, 1}));
+    for (size_t i = 0; i < path.size(); ++i) CHECK_EQ(kv[slots[3 + i]], drafts[path[i]]);
+    if (!path.empty()) CHECK_EQ(slots.back(), before.queries[path.size() - 1 + num_holes].slot);
   }
 }
 
-TEST(tree_cache_draft_copies_neighbours_at_once) {
+TEST(tree_cache_draft_leaves_a_hole_rather_than_read_what_it_writes) {
   TreeCache cache({.num_pages = 4, .page_size = 16});
   const BranchId branch = grown(cache, range(0, 3));
-  cache.append_draft(branch, range(10, 5), Tokens{-1, 0, 0, 2, 3});
+  cache.append_draft(branch, range(10, 6), Tokens{-1, 0, 0, 2, 3, 4});
   std::vector<SlotCopy> copies;
-  cache.accept_draft(branch, Tokens{0, 2, 3, 4}, copies);
-  REQUIRE(copies.size() == 1);
-  CHECK_EQ(copies[0].from_slot - copies[0].to_slot, 1);
-  CHECK_EQ(copies[0].len, 3);
+  cache.accept_draft(branch, Tokens{0, 2, 3, 4, 5}, copies);  // moving up by one would write what is read
+  CHECK(copies.empty());
+  CHECK(cache.tokens(branch) == Tokens({0, 1, 2, 10, 12, 13, 14, 15}));
   CHECK_ERROR(cache.accept_draft(branch, Tokens{0}, copies), ErrorCode::kBadArgument);
+  cache.check_invariants();
 }
 
 TEST(tree_cache_append_spares_a_slot_far_behind_in_its_page) {

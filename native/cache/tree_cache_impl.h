@@ -113,7 +113,7 @@ struct TreeCache::Impl {
   void give_slots(Branch& branch, int32_t num_tokens);
   void drop_fresh(Branch& branch, int32_t from);  // the tokens [from, end); those of a draft that are left are a chain
   void keep_fresh(Branch& branch, std::span<const int32_t> kept);  // of a draft the tokens `kept`, as a chain
-  // The same, moved to the draft's first slots.
+  // The same, those far behind moved up.
   void gather_fresh(Branch& branch, std::span<const int32_t> kept, std::vector<SlotCopy>& copies);
   // dst += src; a span that touches the one before joins it.
   void join_spans(std::vector<PageSpan>& dst, std::span<const PageSpan> src, bool live);

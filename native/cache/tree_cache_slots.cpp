@@ -148,16 +148,24 @@ void TreeCache::Impl::keep_fresh(Branch& branch, std::span<const int32_t> kept) 
 }
 
 void TreeCache::Impl::gather_fresh(Branch& branch, std::span<const int32_t> kept, std::vector<SlotCopy>& copies) {
-  std::vector<int32_t> slots;
+  // The first num_staying tokens stay, the others follow them without a gap and end before `end`, in front of which none
+  // of the others lies: what is written is never read.
+  const size_t num_kept = kept.size();
+  size_t num_staying = 0, end = num_kept;
+  while (num_staying < num_kept && static_cast<size_t>(kept[num_staying]) < end) {
+    ++num_staying;
+    end = static_cast<size_t>(kept[num_staying - 1]) + 1 + num_kept - num_staying;
+  }
+  std::vector<int32_t> slots, places(kept.begin(), kept.end());
   for (const PageSpan& span : branch.fresh_spans) {
     for (int32_t offset = span.begin; offset < span.end; ++offset) slots.push_back(span.page * ledger.page_size() + offset);
   }
   const size_t first_copy = copies.size();
-  for (size_t i = 0; i < kept.size(); ++i) {
-    // kept[i] >= i, so no slot is written before it is read.
-    branch.fresh_tokens[i] = branch.fresh_tokens[kept[i]];
-    const int32_t from = slots[kept[i]], to = slots[i];
-    if (from == to) continue;
+  for (size_t i = num_staying; i < num_kept; ++i) {
+    places[i] = static_cast<int32_t>(end - num_kept + i);
+    if (places[i] == kept[i]) continue;
+    branch.fresh_tokens[places[i]] = branch.fresh_tokens[kept[i]];
+    const int32_t from = slots[kept[i]], to = slots[places[i]];
     SlotCopy* last = copies.size() > first_copy ? &copies.back() : nullptr;
     if (last != nullptr && last->from_slot + last->len == from && last->to_slot + last->len == to) {
       ++last->len;
@@ -165,7 +173,7 @@ void TreeCache::Impl::gather_fresh(Branch& branch, std::span<const int32_t> kept
       copies.push_back({from, to, 1});
     }
   }
-  drop_fresh(branch, static_cast<int32_t>(kept.size()));
+  keep_fresh(branch, places);
 }
 
 std::vector<PageSpan> TreeCache::Impl::copy_path(NodeId tip, std::vector<SlotCopy>& copies) {
