@@ -329,6 +329,16 @@ TEST(engine_measures_its_step_cost_and_leaves_no_trace) {
   }
 }
 
+TEST(a_draft_size_that_is_none_is_refused) {
+  DecodeCommand command{1, 1, 5, {}, {}, {}};
+  for (const int32_t size : {0, -1, 1025}) {
+    command.speculation = SpeculationParams{SpeculationMode::kAuto, size, kAllDraftSources};
+    CHECK_ERROR(validate(command, kFakeVocab, 100), ErrorCode::kBadArgument);
+  }
+  command.speculation->max_draft_tokens = 1024;
+  validate(command, kFakeVocab, 100);
+}
+
 // ---- The same requests with and without speculation
 
 struct Answer {
