@@ -4,10 +4,12 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "attention/appended_tokens.h"
 #include "attention/plan.h"
 #include "cache/tree_cache.h"
 #include "engine/sampler.h"
@@ -45,6 +47,13 @@ class Backend {
   // Runs all layers; afterwards the logits of batch.logit_rows are on the device. Throws kAborted when `cancel` turns
   // true (looked at between layers); KV of the batch's slots is then undefined, everything else untouched.
   virtual void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) = 0;
+  // For a step that only appends: brings the plan of the last forward() up to date in place and returns the KV tokens that
+  // its items read more than before; the next forward() then runs that plan and ignores its argument. Nothing when the
+  // backend cannot, or has no room left: the step needs a new plan.
+  virtual std::optional<int64_t> append_to_plan(std::span<const attention::AppendedToken>) { return std::nullopt; }
+  // False: append_to_plan() need not be asked.
+  virtual bool can_append_to_plan() const { return false; }
+
   // Draws a token from logits row requests[i].logit_row (an index into batch.logit_rows; rows may repeat). Throws what
   // sample_token throws; the results are then undefined.
   virtual void sample(std::span<const SampleRequest> requests, std::span<SampledToken> results) = 0;

@@ -117,7 +117,7 @@ void Engine::fill_batch() {
 void Engine::plan() {
   enter(kPlan);
   const attention::AttentionShape shape = backend_->attention_shape();
-  attention::make_plan(snapshot_.tree, policy_, shape, backend_->plan_device(), plan_);
+  if (!append_to_plan()) attention::make_plan(snapshot_.tree, policy_, shape, backend_->plan_device(), plan_);
 
   const attention::PlanCounters& counters = plan_.counters;
   const int64_t token_bytes = static_cast<int64_t>(backend_->info().kv_bytes_per_token);
@@ -129,6 +129,17 @@ void Engine::plan() {
   stats_.work_items += counters.num_items;
 }
 
+// A step that only appends keeps the plan of the step before, where the backend can.
+bool Engine::append_to_plan() {
+  const bool may_append = std::exchange(has_planned_tree_, false) && plan_.policy == policy_;
+  if (!may_append || !attention::find_appended_tokens(planned_tree_, snapshot_.tree, appended_)) return false;
+  const std::optional<int64_t> more = backend_->append_to_plan(appended_);
+  if (!more) return false;
+  plan_.counters.kv_tokens_read += *more;
+  plan_.counters.kv_tokens_unshared += static_cast<int64_t>(appended_.size());  // each query sees one key more
+  return true;
+}
+
 void Engine::forward() {
   enter(kForward);
   forward_start_ns_ = stage_start_ns_;
@@ -138,6 +149,10 @@ void Engine::forward() {
 
 void Engine::commit() {
   enter(kCommit);
+  if (backend_->can_append_to_plan()) {
+    planned_tree_ = snapshot_.tree;
+    has_planned_tree_ = true;
+  }
   for (size_t i = 0; i < works_.size(); ++i) {
     EngineBranch& branch = *works_[i].branch;
     if (works_[i].is_draft()) continue;  // until it is known which of its tokens stay

@@ -111,6 +111,7 @@ class Engine {
   void schedule();
   void snapshot();
   void plan();
+  bool append_to_plan();
   void forward();
   void commit();
   void score();
@@ -197,6 +198,9 @@ class Engine {
   StepBatch batch_;
   std::vector<int32_t> logit_index_;  // [num_queries] place in batch_.logit_rows, -1 for none
   attention::Plan plan_;
+  TreeSnapshot planned_tree_;  // of the last step, while its plan may be appended to
+  bool has_planned_tree_ = false;
+  std::vector<attention::AppendedToken> appended_;
   std::vector<Drawing> drawings_;
   std::vector<SampleRequest> sample_requests_;
   std::vector<SampledToken> sample_results_;

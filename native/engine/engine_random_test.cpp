@@ -219,6 +219,7 @@ void run_randomly(unsigned seed, int32_t num_pages, int32_t max_step_tokens, boo
   options.context_len = 150;
   options.speculation.mode = mode;
   RandomRun run(seed, options);
+  run.d.backend->appends_to_plans = seed % 2 == 1;
   std::mt19937 guess_random(seed);
   run.d.engine->speculator().add_source(std::make_unique<test::GuessingSource>(
       [&](const DraftContext& context, const std::vector<int32_t>& path, std::vector<DraftNode>& nodes) {

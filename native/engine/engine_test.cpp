@@ -632,6 +632,28 @@ TEST(engine_policy_can_change_while_branches_decode) {
   for (RequestId r : decodes) CHECK(d.tokens[r] == expected_decode(prompt, 40));
 }
 
+TEST(engine_appends_to_the_plan_while_the_tree_keeps_its_shape) {
+  const auto decode_all = [](bool appends, EngineStats& stats) {
+    Driver d;
+    d.backend->appends_to_plans = appends;
+    d.backend->max_appends = 7;
+    const BranchKey root = d.create();
+    d.extend(root, some_tokens(20, 1));
+    const std::vector<BranchKey> children = d.fork(root, 3);
+    std::vector<RequestId> requests;
+    for (const BranchKey child : children) requests.push_back(d.decode(child, 40, {.temperature = 1}));
+    d.run();
+    stats = d.engine->stats();
+    // After a new plan seven steps are appended; the first steps change the tree's shape.
+    if (appends) CHECK(d.backend->num_appends >= 30);
+    return d.tokens;
+  };
+  EngineStats planned, appended;
+  CHECK(decode_all(false, planned) == decode_all(true, appended));
+  CHECK_EQ(appended.kv_bytes_read, planned.kv_bytes_read);
+  CHECK_EQ(appended.kv_bytes_unshared, planned.kv_bytes_unshared);
+}
+
 TEST(engine_flash_decoding_reads_what_it_would_unshared) {
   EngineOptions options = fake_options(200);
   options.policy = attention::Policy::kFlashDecoding;

@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/error.h"
@@ -42,6 +43,9 @@ class FakeBackend final : public Backend {
   std::function<void()> on_sample;
   int32_t fail_position = -1;  // a draw for this position throws
   int64_t num_forwards = 0, num_rows = 0;
+  bool appends_to_plans = false;
+  int64_t num_appends = 0;
+  int32_t max_appends = 5;  // of one plan; then it has no room left
 
   const BackendInfo& info() const override { return info_; }
   attention::AttentionShape attention_shape() const override { return {4, 2, 64, page_size_}; }
@@ -56,6 +60,8 @@ class FakeBackend final : public Backend {
       if (batch.slots[row] >= 0) slots_[batch.slots[row]] = {batch.tokens[row], batch.positions[row]};
     }
     std::vector<std::map<int32_t, int32_t>> seen(batch.tokens.size());  // row -> position -> token
+    if (!std::exchange(has_appended_, false)) appended_.clear();
+    for (const auto& [row, slot] : appended_) see(slot, seen.at(row));
     for (const attention::WorkItem& item : plan.items) {
       for (int32_t q = item.query_begin; q < item.query_end; ++q) read_chunk(plan, item, q, seen[plan.group_queries[q]]);
     }
@@ -70,6 +76,17 @@ class FakeBackend final : public Backend {
       ensure(tokens.back() == batch.tokens[row], "a query's last key is its own");
       logits_.push_back(fake_logits(tokens));
     }
+  }
+
+  bool can_append_to_plan() const override { return appends_to_plans; }
+  std::optional<int64_t> append_to_plan(std::span<const attention::AppendedToken> appended) override {
+    if (static_cast<int64_t>(appended_.size()) >= int64_t{max_appends} * static_cast<int64_t>(appended.size())) {
+      return std::nullopt;
+    }
+    for (const attention::AppendedToken& token : appended) appended_.emplace_back(token.query, token.slot);
+    has_appended_ = true;
+    ++num_appends;
+    return static_cast<int64_t>(appended.size());
   }
 
   void sample(std::span<const SampleRequest> requests, std::span<SampledToken> results) override {
@@ -99,6 +116,12 @@ class FakeBackend final : public Backend {
     int32_t token = -1, position = -1;
   };
 
+  void see(int32_t index, std::map<int32_t, int32_t>& seen) const {
+    const Slot& slot = slots_.at(index);
+    ensure(slot.token >= 0, "a slot was written before it is read");
+    ensure(seen.emplace(slot.position, slot.token).second, "a position is seen once");
+  }
+
   void read_chunk(const attention::Plan& plan, const attention::WorkItem& item, int32_t group_query,
                   std::map<int32_t, int32_t>& seen) const {
     int32_t at = 0;
@@ -111,15 +134,15 @@ class FakeBackend final : public Backend {
               plan.mask_words[item.mask_begin + (group_query - item.query_begin) * item.mask_stride + bit / 64];
           if ((word >> (bit % 64) & 1) == 0) continue;
         }
-        const Slot& slot = slots_.at(span.page * page_size_ + offset);
-        ensure(slot.token >= 0, "a slot was written before it is read");
-        ensure(seen.emplace(slot.position, slot.token).second, "a position is seen once");
+        see(span.page * page_size_ + offset, seen);
       }
     }
   }
 
   int32_t page_size_;
   std::vector<Slot> slots_;
+  std::vector<std::pair<int32_t, int32_t>> appended_;  // query row, slot: what the last plan was given beside its items
+  bool has_appended_ = false;
   std::vector<std::vector<float>> logits_;
   SamplerScratch scratch_;
   BackendInfo info_{.device = "cpu",
