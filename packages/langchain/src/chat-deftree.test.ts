@@ -1,16 +1,33 @@
 import { DeftreeError } from "@deftree/engine";
+import { InMemoryCache } from "@langchain/core/caches";
+import { BaseCallbackHandler } from "@langchain/core/callbacks/base";
 import { ContextOverflowError, getRetryable, ModelAbortError } from "@langchain/core/errors";
+import type { ChatModelStreamEvent } from "@langchain/core/language_models/event";
+import { load } from "@langchain/core/load";
 import { AIMessage, type AIMessageChunk, HumanMessage, SystemMessage, ToolMessage } from "@langchain/core/messages";
 import { tool } from "@langchain/core/tools";
 import { concat } from "@langchain/core/utils/stream";
 import { createAgent } from "langchain";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
+import packageJson from "../package.json" with { type: "json" };
 import { FakeEngine } from "../test/fake-engine.js";
-import { ChatDeftree } from "./index.js";
+import { ChatDeftree, type ChatDeftreeCallOptions } from "./index.js";
 
 const echoing = () => new FakeEngine({ reply: (prompt) => `You said ${prompt.match(/<user>(.*)/)![1]}.` });
 const digits = () => new FakeEngine({ reply: () => "0123456789012345" });
+
+/** What bindTools returns, opened up: bindings stream no content-block events. */
+interface RunnableBinding {
+  bound: ChatDeftree;
+  config: ChatDeftreeCallOptions;
+}
+
+async function eventsOf(stream: AsyncIterable<ChatModelStreamEvent>): Promise<ChatModelStreamEvent[]> {
+  const events: ChatModelStreamEvent[] = [];
+  for await (const event of stream) events.push(event);
+  return events;
+}
 
 async function chunksOf(stream: AsyncIterable<AIMessageChunk>): Promise<AIMessageChunk[]> {
   const chunks: AIMessageChunk[] = [];
@@ -130,6 +147,38 @@ describe("stream", () => {
     expect(message.response_metadata).toMatchObject({ model: "fake", finish_reason: "length" });
     expect(message.usage_metadata!.output_tokens).toBe(4);
   });
+
+  it("streams events in their order, usage once", async () => {
+    const chat = new ChatDeftree({ engine: digits(), maxTokens: 3 });
+    const events = await eventsOf(chat.streamEvents("count", { logprobs: true }));
+    expect(events.map(({ event }) => event)).toEqual([
+      "message-start",
+      "content-block-start",
+      ...Array(3).fill("content-block-delta"),
+      "content-block-finish",
+      "message-finish",
+    ]);
+    expect(events.at(-1)).toMatchObject({
+      reason: "length",
+      usage: { output_tokens: 3, input_token_details: { cache_read: 0 } },
+      responseMetadata: { logprobs: { content: [{ token: "0" }, { token: "1" }, { token: "2" }] } },
+    });
+    expect(events.filter((event) => "usage" in event)).toHaveLength(1);
+  });
+
+  it.each(["lc_prefer_streaming", "lc_prefer_chat_model_stream_events"])(
+    "answers invoke with the same message under %s",
+    async (flag) => {
+      const chat = new ChatDeftree({ engine: echoing(), logprobs: true });
+      const callbacks = [Object.assign(BaseCallbackHandler.fromMethods({}), { [flag]: true })];
+      await chat.invoke("hello");
+      const plain = await chat.invoke("hello");
+      const streamed = await chat.invoke("hello", { callbacks });
+      expect(streamed.text).toBe(plain.text);
+      expect(streamed.usage_metadata).toMatchObject(plain.usage_metadata!);
+      expect(streamed.response_metadata).toMatchObject(plain.response_metadata);
+    },
+  );
 });
 
 describe("abort", () => {
@@ -157,6 +206,40 @@ describe("abort", () => {
     expect(engine.openBranches).toBe(0);
   });
 
+  it.each(["lc_prefer_streaming", "lc_prefer_chat_model_stream_events"])(
+    "throws ModelAbortError with what was written so far under %s",
+    async (flag) => {
+      const engine = slow();
+      const controller = new AbortController();
+      const callbacks = [Object.assign(BaseCallbackHandler.fromMethods({}), { [flag]: true })];
+      const call = new ChatDeftree({ engine }).invoke("count", { signal: controller.signal, callbacks });
+      while (engine.decodedTokens < 4) await new Promise(setImmediate);
+      controller.abort();
+      const error = await call.catch((error) => error);
+      expect(ModelAbortError.isInstance(error)).toBe(true);
+      expect(error.partialOutput.text).toMatch(/^012/);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(engine.openBranches).toBe(0);
+    },
+  );
+
+  it("ends the events of a stream", async () => {
+    const engine = slow();
+    const controller = new AbortController();
+    const stream = new ChatDeftree({ engine }).streamEvents("count", { signal: controller.signal });
+    const read = async () => {
+      for await (const piece of stream.text) if (piece === "2") controller.abort();
+    };
+    await expect(read()).rejects.toMatchObject({ name: "ModelAbortError", partialOutput: { content: /^012/ } });
+    expect(engine.openBranches).toBe(0);
+  });
+
+  it("does not wait for a model that loads", async () => {
+    const chat = new ChatDeftree({ model: "random:tiny" });
+    await expect(chat.invoke("count", { signal: AbortSignal.timeout(1) })).rejects.toThrow(/timeout/);
+    await chat.dispose();
+  });
+
   it("ends a stream with the signal's reason", async () => {
     const engine = slow();
     const controller = new AbortController();
@@ -181,6 +264,8 @@ describe("errors", () => {
     const engine = digits();
     const error = await new ChatDeftree({ engine }).invoke("x".repeat(5000)).catch((error) => error);
     expect(ContextOverflowError.isInstance(error)).toBe(true);
+    expect(error.cause).toMatchObject({ code: "E_CONTEXT_FULL" });
+    expect(getRetryable(error)).toBe(false);
     expect(engine.openBranches).toBe(0);
   });
 
@@ -230,6 +315,35 @@ describe("tools", () => {
     expect(texts.map((chunk) => chunk.text).join("")).toBe("You said hi.");
   });
 
+  it("streams a call as events", async () => {
+    const stream = new ChatDeftree({ engine: calling() }).bindTools([add]) as unknown as RunnableBinding;
+    const events = await eventsOf(stream.bound.streamEvents("2+3?", stream.config));
+    expect(events.map(({ event }) => event)).toEqual([
+      "message-start",
+      "content-block-start",
+      "content-block-delta",
+      "content-block-finish",
+      "message-finish",
+    ]);
+    expect(events.at(-2)).toMatchObject({ content: { type: "tool_call", name: "add", args: { a: 2, b: 3 } } });
+    expect(events.at(-1)).toMatchObject({ reason: "tool_use" });
+  });
+
+  it("keeps the log-probabilities of tokens that it held back", async () => {
+    const chat = new ChatDeftree({ engine: calling(), logprobs: true }).bindTools([add]);
+    const whole = (await chunksOf(await chat.stream("2+3?"))).reduce((a, b) => concat(a, b));
+    const { content } = whole.response_metadata.logprobs as { content: unknown[] };
+    expect(content).toHaveLength(whole.usage_metadata!.output_tokens);
+  });
+
+  it("obeys tool_choice none, and refuses one that names no tool", async () => {
+    const chat = new ChatDeftree({ engine: calling() });
+    const answer = await chat.bindTools([add], { tool_choice: "none" }).invoke("2+3?");
+    expect(answer.tool_calls).toEqual([]);
+    const refused = chat.bindTools([add], { tool_choice: "subtract" }).invoke("2+3?");
+    await expect(refused).rejects.toMatchObject({ code: "E_BAD_ARGUMENT" });
+  });
+
   it("leaves JSON that calls no known tool as text", async () => {
     const engine = new FakeEngine({ reply: () => '{"name": "subtract"}' });
     const answer = await new ChatDeftree({ engine }).bindTools([add]).invoke("2-3?");
@@ -265,13 +379,48 @@ describe("as a LangChain model", () => {
       ls_max_tokens: 9,
       ls_stop: ["a", "b"],
     });
-    expect(JSON.stringify(chat)).toContain("not_implemented");
+    expect(chat.metadata).toMatchObject({ versions: { "@deftree/langchain": packageJson.version } });
   });
 
-  it("has another cache key for each setting that changes the answer", () => {
-    const key = (fields: object) => JSON.stringify(new ChatDeftree(fields)._identifyingParams());
-    const keys = [{}, { model: "a" }, { temperature: 1 }, { seed: 1 }, { weights: "int8" }, { stop: ["x"] }].map(key);
+  it("is written down as its constructor's arguments, and read again", async () => {
+    const chat = new ChatDeftree("org/name", { temperature: 0.5, maxTokens: 9, stop: ["a"], kvType: "f16" });
+    const optionalImportsMap = { "langchain/chat_models/deftree": { ChatDeftree } };
+    const again = await load<ChatDeftree>(JSON.stringify(chat), { optionalImportsMap });
+    expect(again).toBeInstanceOf(ChatDeftree);
+    expect(again._identifyingParams()).toEqual(chat._identifyingParams());
+    expect(JSON.stringify(new ChatDeftree({ engine: digits() }))).toContain("not_implemented");
+  });
+
+  it("has another cache key for each setting that changes the answer, and none for a signal", () => {
+    const key = (fields: object, options = {}) =>
+      new ChatDeftree(fields)._getSerializedCacheKeyParametersForCall(options);
+    const fields = [
+      ...[{}, { model: "a" }, { weights: "int8" }, { kvType: "f16" }, { device: "cpu" }, { stop: ["x"] }, { n: 2 }],
+      ...[{ temperature: 1 }, { topK: 2 }, { topP: 0.5 }, { minP: 0.1 }, { seed: 1 }, { maxTokens: 5 }],
+      ...[{ repetitionPenalty: 1.1 }, { logitBias: { 3: 1 } }],
+    ];
+    const schemas = [{ type: "object" }, { type: "array" }];
+    const options = [
+      ...schemas.map((schema) => ({ response_format: { type: "json_schema", json_schema: { schema } } })),
+      ...["any", "none"].map((tool_choice) => ({ tool_choice })),
+    ];
+    const keys = [...fields.map((given) => key(given)), ...options.map((given) => key({}, given))];
     expect(new Set(keys).size).toBe(keys.length);
+    expect(key({}, { signal: new AbortController().signal })).toBe(key({}));
+    const other = digits();
+    other.info.modelPath = "elsewhere";
+    expect(key({ engine: other })).not.toBe(key({ engine: digits() }));
+  });
+
+  it("takes answers from a cache", async () => {
+    const engine = echoing();
+    const chat = new ChatDeftree({ engine, cache: new InMemoryCache() });
+    const first = await chat.invoke("hello");
+    const decoded = engine.decodedTokens;
+    expect((await chat.invoke("hello", { signal: new AbortController().signal })).text).toBe(first.text);
+    expect(engine.decodedTokens).toBe(decoded);
+    await chat.invoke("hello", { seed: 3 });
+    expect(engine.decodedTokens).toBeGreaterThan(decoded);
   });
 
   it("counts tokens with the model's tokenizer and knows its context", async () => {

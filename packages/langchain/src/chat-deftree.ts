@@ -1,28 +1,41 @@
-import type { BranchEngine, DecodedToken, DecodeOptions } from "@deftree/engine";
+import type { BranchEngine } from "@deftree/engine";
 import type { CallbackManagerForLLMRun } from "@langchain/core/callbacks/manager";
-import type { BaseLanguageModelInput, ToolDefinition } from "@langchain/core/language_models/base";
+import type {
+  BaseLanguageModelInput,
+  StructuredOutputMethodOptions,
+  ToolDefinition,
+} from "@langchain/core/language_models/base";
 import { BaseChatModel, type BindToolsInput, type LangSmithParams } from "@langchain/core/language_models/chat_models";
-import { convertChunksToEvents } from "@langchain/core/language_models/compat";
 import type { ChatModelStreamEvent } from "@langchain/core/language_models/event";
 import type { ModelProfile } from "@langchain/core/language_models/profile";
-import { AIMessage, type AIMessageChunk, type BaseMessage, type MessageContent } from "@langchain/core/messages";
+import type { AIMessageChunk, BaseMessage, MessageContent } from "@langchain/core/messages";
 import type { ChatGenerationChunk, ChatResult } from "@langchain/core/outputs";
 import type { Runnable } from "@langchain/core/runnables";
-import { convertToOpenAITool } from "@langchain/core/utils/function_calling";
+import type { SerializableSchema } from "@langchain/core/utils/standard_schema";
+import type { InteropZodType } from "@langchain/core/utils/types";
+import { answerParts, wholeAnswer } from "./chat-answer.js";
 import { ChatCall } from "./chat-call.js";
-import { abortError, contentOf, lastChunk, textChunk } from "./chat-messages.js";
+import { answerEvents } from "./chat-events.js";
+import { abortError, chunkOf, generationOf } from "./chat-messages.js";
 import {
   type ChatDeftreeCallOptions,
   type ChatDeftreeFields,
   type ChatDeftreeSampling,
+  decodeOptions,
   defined,
   engineOptions,
   samplingFields,
+  serializableFields,
+  stopsOf,
 } from "./chat-options.js";
 import { toChatTurns } from "./chat-turns.js";
-import { type EngineLease, engines } from "./engine-pool.js";
+import { EngineShare } from "./engine-share.js";
 import { toLangChainError } from "./errors.js";
-import { mayBeToolCall, renderToolPrompt } from "./tool-prompt.js";
+import { renderResponseFormat } from "./response-format.js";
+import { structuredOutput } from "./structured-output.js";
+import { toToolDefinition } from "./tool-definition.js";
+import { readToolChoice, renderToolPrompt } from "./tool-prompt.js";
+import { version } from "./version.js";
 
 /**
  * A chat model on the deftree engine: a local Llama-architecture model in this process, whose conversations share their
@@ -36,10 +49,13 @@ import { mayBeToolCall, renderToolPrompt } from "./tool-prompt.js";
  * ```
  *
  * - `usage_metadata.input_token_details.cache_read` counts prompt tokens that were found in the forest.
- * - `batch` decodes its inputs side by side; so do calls made at the same time in any other way.
+ * - `batch` decodes its inputs side by side; so do calls made at the same time in any other way. Their common prefixes
+ *   are computed once.
+ * - `generate(messages, { n })` draws n answers from one prompt.
  * - An abort ends decoding within one step. `invoke` then throws `ModelAbortError` with what was written so far as
  *   `partialOutput`; `stream` throws the signal's reason.
- * - Tools are offered in the prompt and read from the answer, but nothing forces the model to call one.
+ * - Tools and schemas are asked for in the prompt and read from the answer, but nothing forces the model to keep to them:
+ *   see {@link bindTools} and {@link withStructuredOutput}.
  *
  * @throws DeftreeError, with a stable `code`; a prompt longer than the context gives `ContextOverflowError`.
  */
@@ -48,15 +64,20 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
     return "ChatDeftree";
   }
 
-  override lc_serializable = false;
+  /** As its constructor's arguments, unless it was given an engine, which cannot be written down. */
+  override lc_serializable: boolean;
+
+  override get lc_serializable_keys(): string[] {
+    return serializableFields;
+  }
 
   readonly model: string;
   readonly stop: string[];
   readonly sampling: ChatDeftreeSampling;
 
-  readonly #fields: ChatDeftreeFields;
-  #lease: EngineLease | undefined;
-  #loaded: BranchEngine | undefined;
+  // No #private members: `_generateUncached` makes a view of this object.
+  private readonly fields: ChatDeftreeFields;
+  private readonly share: EngineShare;
 
   constructor(model: string, fields?: Omit<ChatDeftreeFields, "model">);
   constructor(fields?: ChatDeftreeFields);
@@ -64,9 +85,11 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
     const fields: ChatDeftreeFields =
       typeof modelOrFields === "string" ? { ...rest, model: modelOrFields } : modelOrFields;
     super(fields);
-    this.#fields = fields;
-    this.#loaded = fields.engine;
+    this._addVersion("@deftree/langchain", version);
+    this.lc_serializable = fields.engine === undefined;
+    this.fields = fields;
     this.model = fields.engine?.info.modelName ?? fields.model ?? "mini";
+    this.share = new EngineShare(this.model, fields);
     this.stop = fields.stop ?? [];
     this.sampling = samplingFields(fields);
   }
@@ -77,15 +100,7 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
 
   /** The engine below; loads it on the first call. */
   async engine(): Promise<BranchEngine> {
-    if (this.#fields.engine !== undefined) return this.#fields.engine;
-    this.#lease ??= engines.lease(this.model, engineOptions(this.#fields));
-    try {
-      this.#loaded = await this.#lease.engine;
-    } catch (error) {
-      this.#lease = undefined;
-      throw toLangChainError(error);
-    }
-    return this.#loaded;
+    return this.share.engine();
   }
 
   /**
@@ -93,42 +108,76 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
    * then loads anew. An engine given to the constructor stays.
    */
   async dispose(): Promise<void> {
-    const lease = this.#lease;
-    this.#lease = undefined;
-    this.#loaded = this.#fields.engine;
-    await lease?.giveBack();
+    await this.share.giveBack();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
 
+  /**
+   * Offers tools in the system turn. An answer that is nothing but JSON naming one of them becomes `tool_calls`; arguments
+   * are what the model wrote, not checked against the tool's schema.
+   *
+   * `tool_choice` `"auto"` (default) leaves it to the model, `"none"` hides the tools; `"any"` and a tool's name ask for a
+   * call in words, and a model that answers in prose all the same gives a message without `tool_calls`.
+   */
   override bindTools(
     tools: BindToolsInput[],
     kwargs: Partial<ChatDeftreeCallOptions> = {},
   ): Runnable<BaseLanguageModelInput, AIMessageChunk, ChatDeftreeCallOptions> {
-    return this.withConfig({ tools: tools.map((tool) => convertToOpenAITool(tool)), ...kwargs });
+    return this.withConfig({ tools: tools.map(toToolDefinition), ...kwargs });
+  }
+
+  /**
+   * Answers as values of a schema: Zod 3 or 4, a Standard Schema with a JSON Schema, or a JSON Schema.
+   *
+   * `method` `"jsonSchema"` (default) shows the model the schema, `"jsonMode"` asks for JSON alone (say in your prompt what
+   * it shall hold), `"functionCalling"` offers the schema as a tool. The schema is not enforced while decoding, so `strict`
+   * is refused; the answer is parsed and checked, and one that does not match rejects with `OutputParserException`, which
+   * names what is wrong and holds the answer as `llmOutput`. With `includeRaw`, `parsed` is null then.
+   */
+  override withStructuredOutput<RunOutput extends Json = Json>(
+    schema: InteropZodType<RunOutput> | SerializableSchema<RunOutput> | Json,
+    config?: StructuredOutputMethodOptions<false>,
+  ): Runnable<BaseLanguageModelInput, RunOutput>;
+  override withStructuredOutput<RunOutput extends Json = Json>(
+    schema: InteropZodType<RunOutput> | SerializableSchema<RunOutput> | Json,
+    config?: StructuredOutputMethodOptions<true>,
+  ): Runnable<BaseLanguageModelInput, { raw: BaseMessage; parsed: RunOutput }>;
+  override withStructuredOutput(
+    schema: unknown,
+    config?: StructuredOutputMethodOptions<boolean>,
+  ): Runnable<BaseLanguageModelInput, never> {
+    return structuredOutput(this, schema, config) as Runnable<BaseLanguageModelInput, never>;
   }
 
   override async _generate(messages: BaseMessage[], options: this["ParsedCallOptions"]): Promise<ChatResult> {
-    const { call, tools } = await this.#start(messages, options);
+    const { n = 1 } = { ...this.sampling, ...samplingFields(options) };
+    const { calls, tools } = await this.start(messages, options, n);
     try {
-      const tokens: DecodedToken[] = [];
-      if (wantsLogprobs(options, this.sampling)) for await (const token of call.decoding) tokens.push(token);
-      const result = await call.decoding;
-      if (result.finishReason === "aborted") throw abortError(result, call);
-      const message = new AIMessage({
-        ...contentOf(result.text, tools),
-        usage_metadata: call.usage(result),
-        response_metadata: call.metadata(result),
-      });
-      const generationInfo = tokens.length > 0 ? { logprobs: call.logprobs(tokens) } : undefined;
-      return { generations: [{ text: message.text, message, generationInfo }] };
+      const answers = await Promise.all(calls.map((call) => wholeAnswer(call, tools)));
+      for (const [i, answer] of answers.entries()) {
+        if (answer.result.finishReason === "aborted") throw abortError(answer.result.text, answer, calls[i]!);
+      }
+      return { generations: answers.map((answer, i) => generationOf(answer, calls[i]!)) };
     } catch (error) {
       throw toLangChainError(error);
     } finally {
-      call.end();
+      for (const call of calls) call.end();
     }
+  }
+
+  /**
+   * Under a handler that wants a stream (LangGraph's message streams attach one) the base class keeps one answer only. Of
+   * several, all are drawn then, without streaming.
+   */
+  override async _generateUncached(
+    ...args: Parameters<BaseChatModel<ChatDeftreeCallOptions>["_generateUncached"]>
+  ): ReturnType<BaseChatModel["_generateUncached"]> {
+    const { n = 1 } = { ...this.sampling, ...samplingFields(args[1]) };
+    const self: this = n === 1 ? this : Object.create(this, { disableStreaming: { value: true } });
+    return super._generateUncached.apply(self, args);
   }
 
   override async *_streamResponseChunks(
@@ -136,60 +185,22 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
     options: this["ParsedCallOptions"],
     runManager?: CallbackManagerForLLMRun,
   ): AsyncGenerator<ChatGenerationChunk> {
-    const { call, tools } = await this.#start(messages, options);
-    const withLogprobs = wantsLogprobs(options, this.sampling);
-    // After an abort nobody may read on, and this generator would keep the branch for ever.
-    const end = () => call.end();
-    options.signal?.addEventListener("abort", end, { once: true });
-    const publish = async (chunk: ChatGenerationChunk) => {
-      await runManager?.handleLLMNewToken(chunk.text, { prompt: 0, completion: 0 }, undefined, undefined, undefined, {
-        chunk,
-      });
-      return chunk;
-    };
-    try {
-      let written = 0;
-      let held = "";
-      for await (const token of call.decoding) {
-        held += token.text;
-        const generationInfo = withLogprobs ? { logprobs: call.logprobs([token]) } : undefined;
-        if (held === "" && generationInfo === undefined) continue;
-        if (tools.length > 0 && written === 0 && mayBeToolCall(held)) continue;
-        yield await publish(textChunk(held, generationInfo));
-        written += held.length;
-        held = "";
-      }
-      const result = await call.decoding;
+    const chunks = this.streaming(messages, options, async function* (call, tools) {
+      for await (const part of answerParts(call, tools)) yield chunkOf(part, call);
+    });
+    for await (const chunk of chunks) {
       if (options.signal?.aborted) return;
-      const rest = contentOf(result.text.slice(written), written === 0 ? tools : []);
-      yield await publish(lastChunk(rest, result, call));
-    } catch (error) {
-      throw toLangChainError(error);
-    } finally {
-      options.signal?.removeEventListener("abort", end);
-      end();
+      yield chunk;
+      const completion = { prompt: 0, completion: 0 };
+      await runManager?.handleLLMNewToken(chunk.text, completion, undefined, undefined, undefined, { chunk });
     }
   }
 
-  /** Core's bridge from chunks to events, with the `response_metadata` that it leaves out. */
   override async *_streamChatModelEvents(
     messages: BaseMessage[],
     options: this["ParsedCallOptions"],
-    runManager?: CallbackManagerForLLMRun,
   ): AsyncGenerator<ChatModelStreamEvent> {
-    let responseMetadata: Record<string, unknown> = {};
-    const chunks = this._streamResponseChunks(messages, options, runManager);
-    const watched = (async function* () {
-      for await (const chunk of chunks) {
-        responseMetadata = { ...responseMetadata, ...chunk.message.response_metadata };
-        yield chunk;
-      }
-    })();
-    for await (const event of convertChunksToEvents(watched, { signal: options.signal })) {
-      if (event.event !== "message-finish") yield event;
-      else
-        yield { ...event, reason: responseMetadata.finish_reason === "length" ? "length" : "stop", responseMetadata };
-    }
+    yield* this.streaming(messages, options, (call, tools) => answerEvents(answerParts(call, tools), call));
   }
 
   /** Counts with the model's own tokenizer. */
@@ -199,11 +210,24 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
   }
 
   override invocationParams(options?: this["ParsedCallOptions"]): Record<string, unknown> {
-    return { model: this.model, ...this.sampling, ...samplingFields(options ?? {}), stop: this.#stopOf(options) };
+    return { model: this.model, ...this.sampling, ...samplingFields(options ?? {}), stop: stopsOf(this, options) };
   }
 
+  /** What an answer depends on, for caches; a call's own options come to it. */
   override _identifyingParams(): Record<string, unknown> {
-    return { model: this.model, ...defined(engineOptions(this.#fields)), ...this.sampling, stop: this.stop };
+    const { engine } = this.fields;
+    const settings =
+      engine === undefined
+        ? defined(engineOptions(this.fields))
+        : { modelPath: engine.info.modelPath, weights: engine.info.weightFormat, kvType: engine.info.kvType };
+    return { model: this.model, ...settings, ...this.sampling, stop: this.stop };
+  }
+
+  /** Without the signal, which would give the same call another key. */
+  override _getSerializedCacheKeyParametersForCall(
+    options: Parameters<BaseChatModel["_getSerializedCacheKeyParametersForCall"]>[0],
+  ): string {
+    return super._getSerializedCacheKeyParametersForCall({ ...options, signal: undefined });
   }
 
   override getLsParams(options: this["ParsedCallOptions"]): LangSmithParams {
@@ -214,55 +238,71 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
       ls_model_type: "chat",
       ls_temperature: temperature,
       ls_max_tokens: maxTokens,
-      ls_stop: this.#stopOf(options),
+      ls_stop: stopsOf(this, options),
     };
   }
 
-  /** `maxInputTokens` is known once the engine is loaded, or when `contextLength` was given. */
+  /**
+   * What the model can be relied on for. Token limits are known once the engine is loaded, or when `contextLength` was
+   * given. Tools and structured output work by prompt, so they are not among it.
+   */
   override get profile(): ModelProfile {
-    const maxInputTokens = this.#loaded?.info.contextLength ?? this.#fields.contextLength;
-    return { ...defined({ maxInputTokens }), toolCalling: false, toolChoice: false, structuredOutput: false };
+    const maxInputTokens = this.share.loaded?.info.contextLength ?? this.fields.contextLength;
+    return {
+      ...defined({ maxInputTokens, maxOutputTokens: this.sampling.maxTokens ?? maxInputTokens }),
+      toolCalling: false,
+      toolChoice: false,
+      structuredOutput: false,
+      reasoningOutput: false,
+      imageInputs: false,
+      audioInputs: false,
+      videoInputs: false,
+      pdfInputs: false,
+    };
   }
 
-  async #start(
+  /** Runs one answer's branch for a reader of its parts. */
+  private async *streaming<T>(
     messages: BaseMessage[],
     options: this["ParsedCallOptions"],
-  ): Promise<{ call: ChatCall; tools: ToolDefinition[] }> {
-    options.signal?.throwIfAborted();
+    read: (call: ChatCall, tools: ToolDefinition[]) => AsyncIterable<T>,
+  ): AsyncGenerator<T> {
+    const { calls, tools } = await this.start(messages, options, 1);
+    const call = calls[0]!;
+    // After an abort nobody may read on, and this generator would keep the branch for ever.
+    const end = () => call.end();
+    options.signal?.addEventListener("abort", end, { once: true });
     try {
-      const engine = await this.engine();
-      const tools = choiceName(options.tool_choice) === "none" ? [] : (options.tools ?? []);
-      const turns = toChatTurns(messages, renderToolPrompt(tools, choiceName(options.tool_choice)));
-      const prompt = engine.encodeChat(turns, { addGenerationPrompt: true });
-      return { call: await ChatCall.start(engine, prompt, this.#decodeOptions(options)), tools };
+      yield* read(call, tools);
     } catch (error) {
-      options.signal?.throwIfAborted();
       throw toLangChainError(error);
+    } finally {
+      options.signal?.removeEventListener("abort", end);
+      end();
     }
   }
 
-  #decodeOptions(options: this["ParsedCallOptions"]): DecodeOptions {
-    const { logprobs, topLogprobs, seed, ...sampling } = { ...this.sampling, ...samplingFields(options) };
-    const isSampled = (sampling.temperature ?? 0) > 0;
-    return {
-      ...sampling,
-      ...(isSampled ? { seed: seed ?? Math.floor(Math.random() * 2 ** 32) } : {}),
-      stop: this.#stopOf(options),
-      signal: options.signal,
-      ...(logprobs || topLogprobs ? { logprobs: topLogprobs ?? 0 } : {}),
-    };
+  private async start(
+    messages: BaseMessage[],
+    options: this["ParsedCallOptions"],
+    n: number,
+  ): Promise<{ calls: ChatCall[]; tools: ToolDefinition[] }> {
+    const { signal, tools: offered = [], tool_choice, response_format } = options;
+    signal?.throwIfAborted();
+    try {
+      const choice = readToolChoice(tool_choice, offered);
+      const tools = choice === "none" ? [] : offered;
+      const requests = [renderToolPrompt(tools, choice), renderResponseFormat(response_format)];
+      const turns = toChatTurns(messages, requests);
+      const engine = await this.share.engine(signal);
+      const prompt = engine.encodeChat(turns, { addGenerationPrompt: true });
+      return { calls: await ChatCall.start(engine, prompt, decodeOptions(this, options), n), tools };
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw toLangChainError(error);
+    }
   }
-
-  #stopOf(options?: this["ParsedCallOptions"]): string[] {
-    return [...new Set([...this.stop, ...(options?.stop ?? [])])];
-  }
 }
 
-function wantsLogprobs(call: ChatDeftreeSampling, own: ChatDeftreeSampling): boolean {
-  return Boolean(call.logprobs ?? own.logprobs ?? call.topLogprobs ?? own.topLogprobs);
-}
-
-function choiceName(choice: ChatDeftreeCallOptions["tool_choice"]): string {
-  if (choice === undefined) return "auto";
-  return typeof choice === "string" ? choice : String(choice.function?.name ?? choice.name ?? "any");
-}
+// biome-ignore lint/suspicious/noExplicitAny: as in LangChain's signature; interfaces are no Record of unknown
+type Json = Record<string, any>;

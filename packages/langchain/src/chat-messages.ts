@@ -1,46 +1,43 @@
-/** Decoded text as LangChain messages and chunks. */
-import type { DecodeResult } from "@deftree/engine";
+/** Answers as LangChain messages and chunks. */
 import { ModelAbortError } from "@langchain/core/errors";
-import type { ToolDefinition } from "@langchain/core/language_models/base";
-import { AIMessageChunk, type ToolCall } from "@langchain/core/messages";
-import { ChatGenerationChunk } from "@langchain/core/outputs";
+import { AIMessage, AIMessageChunk, type ToolCall } from "@langchain/core/messages";
+import { type ChatGeneration, ChatGenerationChunk } from "@langchain/core/outputs";
+import { type Answer, type AnswerPart, isLastPart } from "./chat-answer.js";
 import type { ChatCall } from "./chat-call.js";
-import { parseToolCall } from "./tool-prompt.js";
 
-interface Content {
-  content: string;
-  tool_calls?: ToolCall[];
-}
-
-/** An answer's text, or the tool call that it is. */
-export function contentOf(text: string, tools: readonly ToolDefinition[]): Content {
-  const call = tools.length > 0 ? parseToolCall(text, tools, `call_${crypto.randomUUID()}`) : undefined;
-  return call === undefined ? { content: text } : { content: "", tool_calls: [call] };
-}
-
-export function textChunk(text: string, generationInfo?: Record<string, unknown>): ChatGenerationChunk {
-  return new ChatGenerationChunk({ text, message: new AIMessageChunk({ content: text }), generationInfo });
-}
-
-export function lastChunk(rest: Content, result: DecodeResult, call: ChatCall): ChatGenerationChunk {
-  const message = new AIMessageChunk({
-    content: rest.content,
-    tool_call_chunks: rest.tool_calls?.map(({ name, args, id }, index) => ({
-      name,
-      args: JSON.stringify(args),
-      id,
-      index,
-      type: "tool_call_chunk" as const,
-    })),
+export function generationOf({ text, toolCalls, tokens, result }: Answer, call: ChatCall): ChatGeneration {
+  const logprobs = call.logprobs(tokens);
+  const message = new AIMessage({
+    content: text,
+    tool_calls: toolCalls,
     usage_metadata: call.usage(result),
-    response_metadata: call.metadata(result),
+    response_metadata: { ...logprobs, ...call.metadata(result) },
   });
-  return new ChatGenerationChunk({ text: rest.content, message });
+  return { text, message, generationInfo: { finish_reason: result.finishReason, ...logprobs } };
 }
 
-export function abortError(result: DecodeResult, call: ChatCall): ModelAbortError {
+/** Usage and metadata stand in the last chunk only: LangChain adds up those of all chunks. */
+export function chunkOf(part: AnswerPart, call: ChatCall): ChatGenerationChunk {
+  const logprobs = part.tokens.length > 0 ? call.logprobs(part.tokens) : {};
+  const message = isLastPart(part)
+    ? new AIMessageChunk({
+        content: part.text,
+        tool_call_chunks: part.toolCalls.map(toChunk),
+        usage_metadata: call.usage(part.result),
+        response_metadata: { ...logprobs, ...call.metadata(part.result) },
+      })
+    : new AIMessageChunk({ content: part.text, response_metadata: logprobs });
+  return new ChatGenerationChunk({ text: part.text, message, generationInfo: logprobs });
+}
+
+function toChunk({ name, args, id }: ToolCall, index: number) {
+  return { name, args: JSON.stringify(args), id, index, type: "tool_call_chunk" as const };
+}
+
+/** @param text what was written until then. */
+export function abortError(text: string, { result }: Pick<Answer, "result">, call: ChatCall): ModelAbortError {
   const partial = new AIMessageChunk({
-    content: result.text,
+    content: text,
     usage_metadata: call.usage(result),
     response_metadata: call.metadata(result),
   });

@@ -1,7 +1,8 @@
 /** Settings of a {@link ChatDeftree} and of one call. */
-import type { BranchEngine, EngineOptions } from "@deftree/engine";
+import type { BranchEngine, DecodeOptions, EngineOptions } from "@deftree/engine";
 import type { ToolDefinition } from "@langchain/core/language_models/base";
 import type { BaseChatModelCallOptions, BaseChatModelParams } from "@langchain/core/language_models/chat_models";
+import type { ResponseFormat } from "./response-format.js";
 
 export interface ChatDeftreeSampling {
   /** 0 (default) is greedy. */
@@ -10,6 +11,8 @@ export interface ChatDeftreeSampling {
   topP?: number;
   minP?: number;
   repetitionPenalty?: number;
+  /** Added to the logits of these token ids. */
+  logitBias?: Record<number, number>;
   /** Most tokens of an answer; by default what the context has room for. */
   maxTokens?: number;
   /** The same seed and prompt give the same answer, whatever else runs. By default another one for each call. */
@@ -18,6 +21,11 @@ export interface ChatDeftreeSampling {
   logprobs?: boolean;
   /** And those of the likeliest tokens at each position. */
   topLogprobs?: number;
+  /**
+   * Answers to draw from one prompt, which is computed once; `generate` returns all of them, `invoke` the first. A stream
+   * is always of one. With a seed the same `n` gives the same answers.
+   */
+  n?: number;
 }
 
 export interface ChatDeftreeFields
@@ -47,8 +55,29 @@ export interface ChatDeftreeFields
 }
 
 export interface ChatDeftreeCallOptions extends BaseChatModelCallOptions, ChatDeftreeSampling {
+  /** {@link ChatDeftree.bindTools} fills it. */
   tools?: ToolDefinition[];
+  /** {@link ChatDeftree.withStructuredOutput} fills it; agents do so too. */
+  response_format?: ResponseFormat;
 }
+
+/** Fields that say how to make the same chat model again. */
+export const serializableFields: string[] = [
+  ...[
+    "model",
+    "stop",
+    "device",
+    "deviceIndex",
+    "weights",
+    "kvType",
+    "kvTokens",
+    "contextLength",
+    "threads",
+    "attention",
+  ],
+  ...["maxStepTokens", "temperature", "topK", "topP", "minP", "repetitionPenalty", "logitBias", "maxTokens", "seed"],
+  ...["logprobs", "topLogprobs", "n", "outputVersion", "disableStreaming"],
+];
 
 export function engineOptions(fields: ChatDeftreeFields): EngineOptions {
   const { device, deviceIndex, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens } = fields;
@@ -56,8 +85,43 @@ export function engineOptions(fields: ChatDeftreeFields): EngineOptions {
 }
 
 export function samplingFields(fields: ChatDeftreeSampling): ChatDeftreeSampling {
-  const { temperature, topK, topP, minP, repetitionPenalty, maxTokens, seed, logprobs, topLogprobs } = fields;
-  return defined({ temperature, topK, topP, minP, repetitionPenalty, maxTokens, seed, logprobs, topLogprobs });
+  const { temperature, topK, topP, minP, repetitionPenalty, logitBias, maxTokens, seed } = fields;
+  const { logprobs, topLogprobs, n } = fields;
+  return defined({
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    logitBias,
+    maxTokens,
+    seed,
+    logprobs,
+    topLogprobs,
+    n,
+  });
+}
+
+type Settings = Pick<ChatDeftreeFields, "stop"> & { sampling: ChatDeftreeSampling };
+
+/** A call's options over the chat model's. Where it samples without a seed it gets one, so that it can be repeated. */
+export function decodeOptions(
+  own: Settings,
+  options: Pick<ChatDeftreeCallOptions, "signal" | "stop"> & ChatDeftreeSampling,
+): DecodeOptions {
+  const { logprobs, topLogprobs, seed, n: _, ...sampling } = { ...own.sampling, ...samplingFields(options) };
+  const isSampled = (sampling.temperature ?? 0) > 0;
+  return {
+    ...sampling,
+    ...(isSampled ? { seed: seed ?? Math.floor(Math.random() * 2 ** 32) } : {}),
+    stop: stopsOf(own, options),
+    signal: options.signal,
+    ...(logprobs || topLogprobs ? { logprobs: topLogprobs ?? 0 } : {}),
+  };
+}
+
+export function stopsOf(own: Settings, options?: Pick<ChatDeftreeCallOptions, "stop">): string[] {
+  return [...new Set([...(own.stop ?? []), ...(options?.stop ?? [])])];
 }
 
 export function defined<T extends object>(object: T): T {

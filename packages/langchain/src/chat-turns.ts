@@ -3,13 +3,17 @@ import { type ChatTurn, DeftreeError } from "@deftree/engine";
 import { AIMessage, type BaseMessage } from "@langchain/core/messages";
 import { renderToolCalls } from "./tool-prompt.js";
 
-/** `toolPrompt`, if any, joins the first system message, or becomes one. */
-export function toChatTurns(messages: readonly BaseMessage[], toolPrompt?: string): ChatTurn[] {
+/** `requests`, where there are some, join the first system message, or become one. */
+export function toChatTurns(
+  messages: readonly BaseMessage[],
+  requests: readonly (string | undefined)[] = [],
+): ChatTurn[] {
   const turns = messages.map(toChatTurn);
-  if (toolPrompt === undefined) return turns;
-  const [first] = turns;
-  if (first?.role !== "system") return [{ role: "system", content: toolPrompt }, ...turns];
-  return [{ role: "system", content: `${first.content}\n\n${toolPrompt}` }, ...turns.slice(1)];
+  const added = requests.filter((request) => request !== undefined);
+  if (added.length === 0) return turns;
+  const hasSystem = turns[0]?.role === "system";
+  const system = [...(hasSystem ? [turns[0]!.content] : []), ...added].join("\n\n");
+  return [{ role: "system", content: system }, ...turns.slice(hasSystem ? 1 : 0)];
 }
 
 function toChatTurn(message: BaseMessage): ChatTurn {

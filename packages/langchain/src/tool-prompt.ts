@@ -1,24 +1,49 @@
 /**
- * Tools by prompt: the tools' schemas go into the system turn, and an answer that is one JSON object naming a tool is a
- * call. Nothing forces the model to write one, so `tool_choice` is a request in words.
+ * Tools by prompt: the tools' schemas go into the system turn, and an answer that is nothing but JSON objects naming tools
+ * is a call, or several. Nothing forces the model to write one, so `tool_choice` is a request in words.
  */
+import { DeftreeError } from "@deftree/engine";
 import type { ToolDefinition } from "@langchain/core/language_models/base";
+import type { ToolChoice } from "@langchain/core/language_models/chat_models";
 import type { ToolCall } from "@langchain/core/messages";
+import { isRecord, parseJson, parseJsonLines } from "./json-text.js";
 
-export function renderToolPrompt(tools: readonly ToolDefinition[], choice: string = "auto"): string | undefined {
+/** `auto`, `any`, `none`, or the name of a tool. */
+type ToolRequest = string;
+
+/**
+ * The spellings in use: `"auto"`, `"any"`, `"required"`, `"none"`, a name, `{ type: "any" }`, `{ type: "tool", name }`,
+ * `{ type: "function", function: { name } }`.
+ * @throws DeftreeError E_BAD_ARGUMENT for a name that is no tool's.
+ */
+export function readToolChoice(choice: ToolChoice | undefined, tools: readonly ToolDefinition[]): ToolRequest {
+  if (choice === undefined) return "auto";
+  const given = typeof choice === "string" ? choice : (choice.function?.name ?? choice.name ?? choice.type);
+  const name = given === "required" ? "any" : given;
+  if (name === "auto" || name === "none") return name;
+  if (tools.length === 0) {
+    throw new DeftreeError("E_BAD_ARGUMENT", `tool_choice ${JSON.stringify(choice)} was given without tools`);
+  }
+  if (name === "any" || tools.some((tool) => tool.function.name === name)) return name;
+  const known = tools.map((tool) => tool.function.name).join(", ");
+  throw new DeftreeError("E_BAD_ARGUMENT", `tool_choice ${JSON.stringify(choice)} names no tool; there are ${known}`);
+}
+
+export function renderToolPrompt(tools: readonly ToolDefinition[], choice: ToolRequest): string | undefined {
   if (tools.length === 0 || choice === "none") return undefined;
   const schemas = tools.map((tool) => JSON.stringify(tool.function)).join("\n");
   return [
     "You can call these functions:",
     schemas,
     `To call one, answer with a JSON object and nothing else: {"name": "<function>", "parameters": {<arguments>}}`,
+    "To call several, write one such object a line.",
     requestOf(choice),
   ].join("\n");
 }
 
-function requestOf(choice: string): string {
+function requestOf(choice: ToolRequest): string {
   if (choice === "auto") return "Answer in plain text when no function is needed.";
-  if (choice === "any" || choice === "required") return "Call one of the functions.";
+  if (choice === "any") return "Call one of the functions.";
   return `Call the function "${choice}".`;
 }
 
@@ -27,27 +52,24 @@ export function renderToolCalls(calls: readonly ToolCall[]): string {
   return calls.map(({ name, args }) => JSON.stringify({ name, parameters: args })).join("\n");
 }
 
-/** True while `text` may still become a tool call. */
+/** True while `text` may still become tool calls: one object, several, a list of them, any of it in a Markdown fence. */
 export function mayBeToolCall(text: string): boolean {
-  const start = text.trimStart();
-  return start === "" || start.startsWith("{");
+  return beginningOfCalls.test(text.trimStart());
 }
 
-/** The call that `text` is, when it is one JSON object with the name of one of `tools` and its arguments. */
-export function parseToolCall(text: string, tools: readonly ToolDefinition[], id: string): ToolCall | undefined {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
+const beginningOfCalls = /^(\{[\s\S]*|\[\s*(\{[\s\S]*)?|`{1,2}|```(j|js|jso)?|```(json)?\s*([{[][\s\S]*)?)?$/;
+
+/** The calls that `text` is, when it is nothing but JSON objects with the name of one of `tools` and its arguments. */
+export function parseToolCalls(text: string, tools: readonly ToolDefinition[]): ToolCall[] {
+  const value = parseJson(text) ?? parseJsonLines(text);
+  const calls = (Array.isArray(value) ? value : [value]).map((call) => parseToolCall(call, tools));
+  return calls.every((call) => call !== undefined) ? calls : [];
+}
+
+function parseToolCall(value: unknown, tools: readonly ToolDefinition[]): ToolCall | undefined {
   if (!isRecord(value)) return undefined;
   const { name } = value;
   const args = value.parameters ?? value.arguments ?? {};
   if (!isRecord(args) || !tools.some((tool) => tool.function.name === name)) return undefined;
-  return { name: name as string, args, id, type: "tool_call" };
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return { name: name as string, args, id: `call_${crypto.randomUUID()}`, type: "tool_call" };
 }
