@@ -62,8 +62,8 @@ export interface SplitProblem<State, Answer> {
 /** Asks for several next parts at once (Yao et al. 2023, "propose"). */
 export interface ProposalQuestion<State> {
   prompt(state: State, count: number): PromptMessage[];
-  /** The parts in the model's answer, each as it is appended to the answer so far. Never throws. */
-  read(text: string): string[];
+  /** The parts in the model's answer, each as it is appended to the answer so far, which says `state`. Never throws. */
+  read(text: string, state: State): string[];
 }
 
 /** Asks a model what a thought is worth. */

@@ -177,7 +177,8 @@ async function askForParts<State, Answer>(
   question: number,
   { list, maxTokens, sampling, read }: ThoughtShape<State>,
 ): Promise<string[]> {
-  const root = await run.open(list!.prompt(read(place.text, false), count));
+  const state = read(place.text, false);
+  const root = await run.open(list!.prompt(state, count));
   const past = run.past?.takeList(question);
   if (past !== undefined && root instanceof LazyBranch) {
     root.adopt({ text: "", tokens: past.tokens, finishReason: "stop", ended: false });
@@ -191,7 +192,7 @@ async function askForParts<State, Answer>(
     const options = { ...sampling, seed, maxTokens: count * maxTokens, signal: run.signal };
     const { text, tokens, finishReason } = await root.decode(options);
     if (finishReason === "aborted") return [];
-    const parts = list!.read(text).slice(0, count);
+    const parts = list!.read(text, state).slice(0, count);
     run.emit({ type: "parts:listed", question, parent: place.parent, parts, tokens });
     return parts;
   } finally {

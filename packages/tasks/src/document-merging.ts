@@ -5,8 +5,10 @@
  * known clauses, so a program can give exact ones; the model as judge is the second scorer. The words are ours.
  */
 import type { Problem, PromptMessage } from "@deftree/search";
-import { parse as parseCsv } from "csv-parse/sync";
 import { CLAUSES } from "./clauses.js";
+import { splitEvenly } from "./number-list.js";
+import { voteQuestion } from "./questions.js";
+import { badRow, type DataRecord, readCsv } from "./records.js";
 import { createRng } from "./rng.js";
 
 export interface DocumentSet {
@@ -40,6 +42,8 @@ export interface DocumentSetOptions {
 }
 
 export interface DocumentMergingOptions {
+  /** Asks for the merge alone (default), or to say first which clauses the documents have in common. */
+  style?: "direct" | "chain-of-thought";
   /** `continue` mode: tokens of one thought; 96 by default, a few clauses. */
   tokensPerThought?: number;
   /** Tokens of a character of text in the model's tokenizer; 0.3 by default. */
@@ -80,16 +84,22 @@ export function documentMergingProblem(
 ): Problem<DocumentMergingState, string> {
   if (set.documents.length < 2) throw new RangeError("Merging needs at least two documents");
   if (set.facts.length === 0) throw new RangeError("Merging needs facts to keep");
-  const { tokensPerThought = 96, tokensPerCharacter = 0.3 } = options;
+  const { style = "direct", tokensPerThought = 96, tokensPerCharacter = 0.3 } = options;
+  const inSteps = style === "chain-of-thought";
   const characters = set.documents.reduce((sum, document) => sum + document.length, 0);
 
   return {
     name: `document-merging-${set.documents.length}`,
     initial: { merged: "", complete: false },
-    prompt: () => taskPrompt(set),
-    improvePrompt: ({ merged }) => (merged ? improvePrompt(set, merged) : taskPrompt(set)),
+    prompt: () => taskPrompt(set, inSteps),
+    improvePrompt: ({ merged }) => (merged ? improvePrompt(set, merged) : taskPrompt(set, inSteps)),
+    joinPrompt: (states) =>
+      joinPrompt(
+        set,
+        states.map(({ merged }) => merged ?? ""),
+      ),
     thought: { maxTokens: tokensPerThought },
-    answerMaxTokens: Math.ceil(characters * tokensPerCharacter) + 16,
+    answerMaxTokens: Math.ceil(characters * tokensPerCharacter * (inSteps ? 1.5 : 1)) + 16,
     readPartial: readPartialMerge,
     readAnswer: (text) => ({ merged: readMerge(text), complete: true }),
     score: (state) => score(set.facts, state),
@@ -98,7 +108,39 @@ export function documentMergingProblem(
     isComplete: (state) => state.complete,
     isSolved: (state) => state.complete && score(set.facts, state) === 0,
     answer: ({ merged }) => merged ?? "",
+    failureScore: -10,
+    value: {
+      prompt: ({ merged }) => (merged ? judgePrompt(set, merged) : undefined),
+      read: (text) => {
+        const marks = readJudgement(text);
+        return marks && [marks.redundancy, marks.retained];
+      },
+      score: ([redundancy, retained]) => mergeScore({ redundancy: redundancy!, retained: retained! }) - 10,
+      failureScore: -10,
+    },
+    vote: voteQuestion({
+      task: `Merge the agreements into one that keeps everything and says nothing twice.\n${formatDocuments(set.documents)}`,
+      show: ({ merged }) => merged,
+    }),
+    split: (parts) => {
+      const groups = splitEvenly(set.documents, parts);
+      const sub = (begin: number, end: number) =>
+        documentMergingProblem(subset(set, groups.slice(begin, end).flat()), options);
+      return {
+        parts: groups.map((_, part) => sub(part, part + 1)),
+        merge: (begin, _middle, end, a, b) => ({
+          ...sub(begin, end),
+          prompt: () => taskPrompt({ documents: [a.merged ?? "", b.merged ?? ""] }, false),
+        }),
+      };
+    },
   };
+}
+
+/** Some of a set's documents, and of its facts those that they say. */
+function subset({ facts }: DocumentSet, documents: readonly string[]): DocumentSet {
+  const text = documents.join("\n").toLowerCase();
+  return { documents, facts: facts.filter((fact) => text.includes(fact)) };
 }
 
 /** Exact marks: the share of facts kept, and the share of the facts' mentions that are first mentions. */
@@ -154,20 +196,17 @@ export interface DocumentMergingRow extends DocumentSet {
  * and the program's marks count literal repetition only: use the judge for their meaning. Throws RangeError, naming the row.
  */
 export function readDocumentMergingCsv(text: string): DocumentMergingRow[] {
-  const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
-  return records.map((record, index) => {
-    const id = Number(record.id ?? record.ID ?? "");
-    const documents: string[] = [];
-    for (let i = 1; record[`document${i}`]; i++) documents.push(record[`document${i}`]!);
-    if (!Number.isInteger(id) || documents.length < 2) {
-      throw new RangeError(
-        `Row ${index + 1} is not id, document1, document2...: ${JSON.stringify(record).slice(0, 200)}`,
-      );
-    }
-    const sentences = documents.flatMap((document) => document.split(/(?<=[.!?])\s+|\n+/));
-    const facts = new Set(sentences.map((part) => part.trim().toLowerCase()).filter((part) => /\p{L}{3}/u.test(part)));
-    return { id, documents, facts: [...facts] };
-  });
+  return readCsv(text, readDocumentMergingRow);
+}
+
+export function readDocumentMergingRow(record: DataRecord, row: number): DocumentMergingRow {
+  const id = Number(record.id ?? record.ID ?? "");
+  const documents: string[] = [];
+  for (let i = 1; record[`document${i}`]; i++) documents.push(record[`document${i}`]!);
+  if (!Number.isInteger(id) || documents.length < 2) throw badRow(row, "id, document1, document2...", record);
+  const sentences = documents.flatMap((document) => document.split(/(?<=[.!?])\s+|\n+/));
+  const facts = new Set(sentences.map((part) => part.trim().toLowerCase()).filter((part) => /\p{L}{3}/u.test(part)));
+  return { id, documents, facts: [...facts] };
 }
 
 /** The text between the last <Merged> and its end tag; undefined when there is none. */
@@ -199,11 +238,25 @@ function formatDocuments(documents: readonly string[]): string {
   return documents.map((document, i) => `<Doc${i + 1}>\n${document}\n</Doc${i + 1}>\n`).join("");
 }
 
-function taskPrompt({ documents }: DocumentSet): PromptMessage[] {
+function taskPrompt({ documents }: Pick<DocumentSet, "documents">, inSteps: boolean): PromptMessage[] {
+  const how = inSteps
+    ? "First write down which clauses say the same and which stand in one agreement only. Then write the merged agreement "
+    : "Write the merged agreement ";
   const content = [
     `Merge the ${documents.length} agreements into one. Keep everything they say and say nothing twice. `,
-    "Write the merged agreement between the tags <Merged> and </Merged>.\n\n",
+    `${how}between the tags <Merged> and </Merged>.\n\n`,
     formatDocuments(documents),
+  ].join("");
+  return [{ role: "user", content }];
+}
+
+function joinPrompt({ documents }: DocumentSet, merges: readonly string[]): PromptMessage[] {
+  const content = [
+    `The ${documents.length} agreements were merged into one ${merges.length} times. `,
+    "Combine the best of these merges: keep everything the agreements say and say nothing twice. ",
+    "Write the result between the tags <Merged> and </Merged>.\n\n",
+    formatDocuments(documents),
+    ...merges.map((merged, i) => `<Merge${i + 1}>\n${merged}\n</Merge${i + 1}>\n`),
   ].join("");
   return [{ role: "user", content }];
 }

@@ -15,6 +15,16 @@ export {
   readJudgement,
 } from "./document-merging.js";
 export {
+  FEW_SHOT_UNREADABLE,
+  type FewShotExample,
+  type FewShotItem,
+  type FewShotOptions,
+  type FewShotState,
+  fewShotErrors,
+  fewShotProblem,
+  generateFewShot,
+} from "./few-shot.js";
+export {
   type CountryCounts,
   chainOfThought,
   formatCounts,
@@ -31,10 +41,21 @@ export {
   readKeywordCountingCsv,
   splitSentences,
 } from "./keyword-counting.js";
+export {
+  METHODS,
+  type Method,
+  type MethodName,
+  type MethodOptions,
+  type MethodParameters,
+  methodFor,
+  methodNames,
+} from "./methods.js";
 export { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
+export type { DataFormat, TaskRow } from "./records.js";
 export { createRng, type Rng } from "./rng.js";
 export {
   generateSetPair,
+  intersectionInSteps,
   intersectionOf,
   readSetIntersectionCsv,
   SET_INTERSECTION_UNREADABLE,
@@ -52,5 +73,7 @@ export {
   type SortingOptions,
   type SortingRow,
   sortingErrors,
+  sortingInSteps,
   sortingProblem,
 } from "./sorting.js";
+export { type AnyTask, TASKS, type Task, type TaskName, type TaskOptions } from "./task.js";

@@ -4,9 +4,10 @@
  * score are the paper's, the words of the prompts and the passages are ours.
  */
 import type { Problem, PromptMessage } from "@deftree/search";
-import { parse as parseCsv } from "csv-parse/sync";
 import { countNames, findCountries, PASSAGE_COUNTRIES } from "./country-names.js";
 import { splitEvenly } from "./number-list.js";
+import { valueQuestion, voteQuestion } from "./questions.js";
+import { badRow, type DataRecord, readCsv } from "./records.js";
 import { createRng, type Rng } from "./rng.js";
 
 /** Error score of an answer in which no dictionary can be read. */
@@ -36,8 +37,8 @@ export interface PassageOptions {
 }
 
 export interface KeywordCountingOptions {
-  /** Worked examples in the prompts, 0 to 2. 0 (default) suits a model trained on the task, such as `mini`. */
-  fewShot?: 0 | 1 | 2;
+  /** Worked examples in the prompts; there are 2. 0 (default) suits a model trained on the task, such as `mini`. */
+  fewShot?: 0 | 1 | 2 | 3;
   /** Asks for the answer alone (default), or for the counts of each sentence before it. */
   style?: "direct" | "chain-of-thought";
   /** `continue` mode: tokens of one thought; 32 by default, a few entries. */
@@ -80,6 +81,10 @@ function problemOf(passage: Passage, options: KeywordCountingOptions): Problem<K
   const { fewShot = 0, style = "direct", tokensPerThought = 32, tokensPerEntry = 10 } = options;
   const entries = Object.keys(passage.counts).length;
   const numSentences = splitSentences(passage.text).length;
+  const words = {
+    task: `${INSTRUCTION}\nText: ${passage.text}`,
+    show: ({ counts }: KeywordCountingState) => counts && formatCounts(counts),
+  };
 
   return {
     name: "keyword-counting",
@@ -91,6 +96,9 @@ function problemOf(passage: Passage, options: KeywordCountingOptions): Problem<K
     answerMaxTokens: (2 * entries + 4) * tokensPerEntry * (style === "direct" ? 1 : 1 + numSentences),
     readPartial: (text, ended) => readPartialCounts(text, ended, style === "chain-of-thought"),
     readAnswer: (text) => ({ counts: readCounts(text), complete: true }),
+    failureScore: -KEYWORD_COUNTING_UNREADABLE,
+    value: valueQuestion(words),
+    vote: voteQuestion(words),
     score: ({ counts, complete }) =>
       0 - (complete ? keywordCountingErrors(passage.counts, counts) : partialErrors(passage.counts, counts)),
     hopeless: ({ counts, complete }) => !complete && counts !== undefined && wrongEntries(passage.counts, counts) > 0,
@@ -180,18 +188,19 @@ export interface KeywordCountingRow extends Passage {
  * Thoughts publishes them; the column is the right answer, whatever the text says. Throws RangeError, naming the row.
  */
 export function readKeywordCountingCsv(text: string): KeywordCountingRow[] {
-  const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
-  return records.map((record, index) => {
-    const id = Number(record.ID ?? "");
-    const names = /^\s*\[(.*)\]\s*$/s
-      .exec(record.Countries ?? "")?.[1]
-      ?.split(",")
-      .map((name) => name.trim());
-    if (!Number.isInteger(id) || !record.Text || !names?.every((name) => name !== "")) {
-      throw new RangeError(`Row ${index + 1} is not ID, Text, Countries: ${JSON.stringify(record).slice(0, 200)}`);
-    }
-    return { id, text: record.Text, counts: Object.fromEntries(countNames(names)) };
-  });
+  return readCsv(text, readKeywordCountingRow);
+}
+
+export function readKeywordCountingRow(record: DataRecord, row: number): KeywordCountingRow {
+  const id = Number(record.ID ?? "");
+  const names = /^\s*\[(.*)\]\s*$/s
+    .exec(record.Countries ?? "")?.[1]
+    ?.split(",")
+    .map((name) => name.trim());
+  if (!Number.isInteger(id) || !record.Text || !names?.every((name) => name !== "")) {
+    throw badRow(row, "ID, Text, Countries", record);
+  }
+  return { id, text: record.Text, counts: Object.fromEntries(countNames(names)) };
 }
 
 export function formatCounts(counts: CountryCounts): string {

@@ -1,4 +1,5 @@
 /** Lists of whole numbers in a model's answer, as the tasks of Graph of Thoughts read them. Shared by those tasks. */
+import type { ProposalQuestion } from "@deftree/search";
 
 /** What an answer says so far. */
 export interface NumberListState {
@@ -29,14 +30,46 @@ export function readNumberList(text: string): NumberListState {
 
 /**
  * The list in an answer that is still being written; a closing bracket completes it. `lastMayGrow`: numbers have several
- * digits, so the one at the end is left out until something follows it.
+ * digits, so the one at the end is left out until something follows it. `afterOutput`: lists before "Output" are steps
+ * towards the answer.
  */
-export function readPartialNumberList(text: string, ended: boolean, lastMayGrow = false): NumberListState {
-  const open = text.indexOf("[", Math.max(0, text.lastIndexOf("Output")));
+export function readPartialNumberList(
+  text: string,
+  ended: boolean,
+  lastMayGrow = false,
+  afterOutput = false,
+): NumberListState {
+  const output = text.lastIndexOf("Output");
+  if (afterOutput && output < 0 && !ended) return { numbers: [], complete: false };
+  const open = text.indexOf("[", Math.max(0, output));
   if (ended || (open >= 0 && text.includes("]", open))) return readNumberList(text);
   const items = open < 0 ? [] : text.slice(open + 1).split(",");
   if (lastMayGrow || items.at(-1)?.trim() === "") items.pop();
   return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: false };
+}
+
+/**
+ * Asks for several ways to go on with a list of numbers, one a line; each line's numbers become a part.
+ */
+export function listProposals(task: string): ProposalQuestion<NumberListState> {
+  return {
+    prompt({ numbers = [] }, count) {
+      const begun = numbers.length === 0 ? "Nothing is written yet." : `Written so far: ${formatList(numbers)}`;
+      const content = [
+        `${task}\n\n${begun}\n`,
+        `Give ${count} different lists of the numbers that come next, a few in each, one list a line. `,
+        "Write END behind a list that finishes the answer.",
+      ].join("");
+      return [{ role: "user", content }];
+    },
+    read(text, { numbers = [] }) {
+      return text.split("\n").flatMap((line) => {
+        const next = line.replace(/^\s*\d+[.):]\s/, "").match(/\d+/g);
+        if (next === null) return [];
+        return [`${numbers.length === 0 ? "[" : " "}${next.join(", ")}${/\bEND\b/.test(line) ? "]" : ","}`];
+      });
+    },
+  };
 }
 
 export function formatList(numbers: readonly number[]): string {

@@ -4,15 +4,17 @@
  * rules of the parser and the error score are the paper's, the words of the prompts are ours.
  */
 import type { Problem, PromptMessage } from "@deftree/search";
-import { parse as parseCsv } from "csv-parse/sync";
 import {
   formatList,
+  listProposals,
   type NumberListState,
   readNumberList,
   readPartialNumberList,
   sortedCopy,
   splitEvenly,
 } from "./number-list.js";
+import { valueQuestion, voteQuestion } from "./questions.js";
+import { badRow, type DataRecord, readCsv } from "./records.js";
 import { createRng } from "./rng.js";
 
 /** Error score of an answer in which no list can be read; an empty list counts as none. */
@@ -26,6 +28,8 @@ export interface SetPair {
 export interface SetIntersectionOptions {
   /** Worked examples in the prompts, 0 to 3. 0 (default) suits a model trained on the task, such as `mini`. */
   fewShot?: 0 | 1 | 2 | 3;
+  /** Asks for the answer alone (default), or to go through parts of 8 of the second set before it. */
+  style?: "direct" | "chain-of-thought";
   /** `continue` mode: numbers in one thought, about. 8 by default. */
   numbersPerThought?: number;
   /** Tokens a number and its separator take in the model's tokenizer: 3 for `mini` (default) and for Llama 3. */
@@ -63,22 +67,31 @@ export function setIntersectionProblem(
       throw new RangeError(`A set needs distinct whole numbers from 0, got ${formatList(set.slice(0, 200))}`);
     }
   }
-  const { fewShot = 0, numbersPerThought = 8, tokensPerNumber = 3 } = options;
+  const { fewShot = 0, style = "direct", numbersPerThought = 8, tokensPerNumber = 3 } = options;
+  const inSteps = style === "chain-of-thought";
+  const stepTokens = inSteps ? (pair.second.length + most(pair)) * tokensPerNumber + 2 * pair.second.length : 0;
+  const words = {
+    task: `Find the numbers that stand in both sets.\n${formatPair(pair)}`,
+    show: ({ numbers }: NumberListState) => numbers && formatList(numbers),
+  };
   const wanted = intersectionOf(pair);
-  const most = Math.min(pair.first.length, pair.second.length);
   const errors = (state: NumberListState) =>
     state.complete ? setIntersectionErrors(wanted, state.numbers) : prefixErrors(wanted, state.numbers);
 
   return {
     name: `set-intersection-${pair.first.length}`,
     initial: { numbers: [], complete: false },
-    prompt: () => taskPrompt(pair, fewShot),
+    prompt: () => taskPrompt(pair, fewShot, inSteps),
     improvePrompt: (state) =>
-      state.numbers?.length ? improvePrompt(pair, state.numbers, fewShot) : taskPrompt(pair, fewShot),
+      state.numbers?.length ? improvePrompt(pair, state.numbers, fewShot) : taskPrompt(pair, fewShot, inSteps),
     thought: { maxTokens: numbersPerThought * tokensPerNumber },
-    answerMaxTokens: (most + 2) * tokensPerNumber,
-    readPartial: (text, ended) => orEmptyList(readPartialNumberList(text, ended, true), text),
+    answerMaxTokens: stepTokens + (most(pair) + 2) * tokensPerNumber,
+    readPartial: (text, ended) => orEmptyList(readPartialNumberList(text, ended, true, inSteps), text),
     readAnswer: (text) => orEmptyList(readNumberList(text), text),
+    failureScore: -SET_INTERSECTION_UNREADABLE,
+    proposals: listProposals(words.task),
+    value: valueQuestion(words),
+    vote: voteQuestion(words),
     score: (state) => 0 - errors(state),
     hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(wanted, numbers) > 0,
     isComplete: (state) => state.complete,
@@ -134,35 +147,49 @@ export interface SetIntersectionRow extends SetPair {
  * RangeError, naming the row, where a list is not a set of numbers or INTERSECTION is not that of the two.
  */
 export function readSetIntersectionCsv(text: string): SetIntersectionRow[] {
-  const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
-  return records.map((record, index) => {
-    const first = readNumberList(record.SET1 ?? "").numbers;
-    const second = readNumberList(record.SET2 ?? "").numbers;
-    const intersection = readNumberList(record.INTERSECTION ?? "").numbers;
-    const id = Number(record.ID ?? "");
-    const isValid = first && second && intersection && isSet(first) && isSet(second) && Number.isInteger(id);
-    if (
-      !isValid ||
-      formatList(sortedCopy(intersectionOf({ first, second }))) !== formatList(sortedCopy(intersection))
-    ) {
-      throw new RangeError(
-        `Row ${index + 1} is not ID, SET1, SET2, INTERSECTION: ${JSON.stringify(record).slice(0, 200)}`,
-      );
-    }
-    return { id, first, second, intersection: [...intersection] };
-  });
+  return readCsv(text, readSetIntersectionRow);
 }
 
-function taskPrompt(pair: SetPair, fewShot: number): PromptMessage[] {
-  const examples = examplePairs(fewShot).map(
-    (example) => `${formatPair(example)}\nOutput: ${formatList(intersectionOf(example))}\n\n`,
+export function readSetIntersectionRow(record: DataRecord, row: number): SetIntersectionRow {
+  const first = readNumberList(record.SET1 ?? "").numbers;
+  const second = readNumberList(record.SET2 ?? "").numbers;
+  const intersection = readNumberList(record.INTERSECTION ?? "").numbers;
+  const id = Number(record.ID ?? "");
+  const isValid = first && second && intersection && isSet(first) && isSet(second) && Number.isInteger(id);
+  if (!isValid || formatList(sortedCopy(intersectionOf({ first, second }))) !== formatList(sortedCopy(intersection))) {
+    throw badRow(row, "ID, SET1, SET2, INTERSECTION", record);
+  }
+  return { id, first, second, intersection: [...intersection] };
+}
+
+/** Most numbers that can be common. */
+function most({ first, second }: SetPair): number {
+  return Math.min(first.length, second.length);
+}
+
+/** Numbers of the second set that a chain of thought looks up at a time. */
+const STEP_LENGTH = 8;
+
+function taskPrompt(pair: SetPair, fewShot: number, inSteps: boolean): PromptMessage[] {
+  const examples = examplePairs(fewShot).map((example) => {
+    const answer = inSteps ? intersectionInSteps(example) : `Output: ${formatList(intersectionOf(example))}`;
+    return `${formatPair(example)}\n${answer}\n\n`;
+  });
+  const how = inSteps
+    ? ` First split Set 2 into parts of ${STEP_LENGTH} and find those of each that stand in Set 1, a line each; then join them, after the word Output:.\n`
+    : " Answer with the list of these numbers only.\n";
+  const content = [`Find the numbers that stand in both sets.${how}`, ...withTitle(examples), formatPair(pair)].join(
+    "",
   );
-  const content = [
-    "Find the numbers that stand in both sets. Answer with the list of these numbers only.\n",
-    ...withTitle(examples),
-    formatPair(pair),
-  ].join("");
   return [{ role: "user", content }];
+}
+
+/** What a chain of thought writes: the common numbers of each part of the second set, then all of them. */
+export function intersectionInSteps({ first, second }: SetPair): string {
+  const parts = splitEvenly(second, Math.ceil(second.length / STEP_LENGTH));
+  const found = parts.map((part) => intersectionOf({ first: part, second: first }));
+  const steps = parts.map((part, i) => `Part ${i + 1}: ${formatList(part)} in Set 1: ${formatList(found[i]!)}\n`);
+  return `${steps.join("")}Output: ${formatList(found.flat())}`;
 }
 
 function improvePrompt(pair: SetPair, current: readonly number[], fewShot: number): PromptMessage[] {

@@ -4,15 +4,17 @@
  * the error score are the paper's, the words of the prompts are ours.
  */
 import type { Problem, PromptMessage } from "@deftree/search";
-import { parse as parseCsv } from "csv-parse/sync";
 import {
   formatList,
+  listProposals,
   type NumberListState,
   readNumberList,
   readPartialNumberList,
   sortedCopy,
   splitEvenly,
 } from "./number-list.js";
+import { valueQuestion, voteQuestion } from "./questions.js";
+import { badRow, type DataRecord, readCsv } from "./records.js";
 import { createRng } from "./rng.js";
 
 /** Error score of an answer in which no list can be read. */
@@ -21,6 +23,8 @@ export const SORTING_UNREADABLE = 300;
 export interface SortingOptions {
   /** Worked examples in the prompts, 0 to 3. 0 (default) suits a model trained on the task, such as `mini`. */
   fewShot?: 0 | 1 | 2 | 3;
+  /** Asks for the answer alone (default), or to sort parts of 16 and merge them before it. */
+  style?: "direct" | "chain-of-thought";
   /** `continue` mode: numbers in one thought, about. 8 by default. */
   numbersPerThought?: number;
   /** Tokens a number and its separator take in the model's tokenizer: 2 for `mini` (default), 3 for Llama 3. */
@@ -41,21 +45,31 @@ export function sortingProblem(
   if (input.length === 0 || !input.every(isDigit)) {
     throw new RangeError(`A sorting problem needs a list of digits 0-9, got ${formatList(input.slice(0, 200))}`);
   }
-  const { fewShot = 0, numbersPerThought = 8, tokensPerNumber = 2 } = options;
+  const { fewShot = 0, style = "direct", numbersPerThought = 8, tokensPerNumber = 2 } = options;
   const length = input.length;
+  const inSteps = style === "chain-of-thought";
   const answerTokens = length * tokensPerNumber + 2;
+  const stepTokens = inSteps ? 2 * answerTokens + 16 * Math.ceil(length / STEP_LENGTH) : 0;
+  const words = {
+    task: `Sort the list of digits in ascending order, every repetition kept: ${formatList(input)}`,
+    show: ({ numbers }: NumberListState) => numbers && formatList(numbers),
+  };
   const thoughts = Math.max(1, Math.ceil(length / numbersPerThought));
 
   return {
     name: `sorting-${length}`,
     initial: { numbers: [], complete: false },
-    prompt: () => taskPrompt(input, fewShot),
+    prompt: () => taskPrompt(input, fewShot, inSteps),
     improvePrompt: (state) =>
-      state.numbers?.length ? improvePrompt(input, state.numbers, fewShot) : taskPrompt(input, fewShot),
+      state.numbers?.length ? improvePrompt(input, state.numbers, fewShot) : taskPrompt(input, fewShot, inSteps),
     thought: { maxTokens: Math.ceil(answerTokens / thoughts) },
-    answerMaxTokens: answerTokens + tokensPerNumber * Math.max(4, Math.ceil(length / 8)),
-    readPartial: readPartialNumberList,
+    answerMaxTokens: stepTokens + answerTokens + tokensPerNumber * Math.max(4, Math.ceil(length / 8)),
+    readPartial: (text, ended) => readPartialNumberList(text, ended, false, inSteps),
     readAnswer: readNumberList,
+    failureScore: -SORTING_UNREADABLE,
+    proposals: listProposals(words.task),
+    value: valueQuestion(words),
+    vote: voteQuestion(words),
     score: (state) => 0 - (state.complete ? sortingErrors(input, state.numbers) : prefixErrors(input, state.numbers)),
     hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(input, numbers) > 0,
     isComplete: (state) => state.complete,
@@ -113,28 +127,43 @@ export interface SortingRow {
  * RangeError, naming the row, where a list is not one of digits or Sorted is not Unsorted in order.
  */
 export function readSortingCsv(text: string): SortingRow[] {
-  const records: Record<string, string>[] = parseCsv(text, { columns: true, bom: true, skip_empty_lines: true });
-  return records.map((record, index) => {
-    const unsorted = readNumberList(record.Unsorted ?? "").numbers;
-    const sorted = readNumberList(record.Sorted ?? "").numbers;
-    const id = Number(record.ID ?? "");
-    if (!Number.isInteger(id) || !unsorted?.every(isDigit) || !isSortedCopy(unsorted, sorted)) {
-      throw new RangeError(`Row ${index + 1} is not ID, Unsorted, Sorted: ${JSON.stringify(record).slice(0, 200)}`);
-    }
-    return { id, unsorted: [...unsorted], sorted: [...(sorted ?? [])] };
-  });
+  return readCsv(text, readSortingRow);
 }
 
-function taskPrompt(input: readonly number[], fewShot: number): PromptMessage[] {
-  const examples = exampleInputs(fewShot).map(
-    (example) => `Input: ${formatList(example)}\nOutput: ${formatList(sortedCopy(example))}\n\n`,
-  );
+export function readSortingRow(record: DataRecord, row: number): SortingRow {
+  const unsorted = readNumberList(record.Unsorted ?? "").numbers;
+  const sorted = readNumberList(record.Sorted ?? "").numbers;
+  const id = Number(record.ID ?? "");
+  if (!Number.isInteger(id) || !unsorted?.every(isDigit) || !isSortedCopy(unsorted, sorted)) {
+    throw badRow(row, "ID, Unsorted, Sorted", record);
+  }
+  return { id, unsorted: [...unsorted], sorted: [...(sorted ?? [])] };
+}
+
+/** Numbers that a chain of thought sorts at a time. */
+const STEP_LENGTH = 16;
+
+function taskPrompt(input: readonly number[], fewShot: number, inSteps: boolean): PromptMessage[] {
+  const examples = exampleInputs(fewShot).map((example) => {
+    const answer = inSteps ? sortingInSteps(example) : `Output: ${formatList(sortedCopy(example))}`;
+    return `Input: ${formatList(example)}\n${answer}\n\n`;
+  });
+  const how = inSteps
+    ? ` First split it into parts of ${STEP_LENGTH} digits and sort each, a line each; then merge them, after the word Output:.\n`
+    : " Answer with the sorted list only.\n";
   const content = [
-    "Sort the list of digits in ascending order. Keep every repetition. Answer with the sorted list only.\n",
+    `Sort the list of digits in ascending order. Keep every repetition.${how}`,
     ...withTitle(examples),
     `Input: ${formatList(input)}`,
   ].join("");
   return [{ role: "user", content }];
+}
+
+/** What a chain of thought writes: each part and the part in order, then the whole list. */
+export function sortingInSteps(input: readonly number[]): string {
+  const parts = splitEvenly(input, Math.ceil(input.length / STEP_LENGTH));
+  const steps = parts.map((part, i) => `Part ${i + 1}: ${formatList(part)} sorted: ${formatList(sortedCopy(part))}\n`);
+  return `${steps.join("")}Output: ${formatList(sortedCopy(input))}`;
 }
 
 function improvePrompt(input: readonly number[], current: readonly number[], fewShot: number): PromptMessage[] {
