@@ -186,6 +186,7 @@ void Engine::measure_step_cost() {
   const int32_t most = std::min({options_.max_step_tokens, options_.context_len - prefix, num_free - prefix});
   if (is_cost_measured_ || most < 2) return;
   is_cost_measured_ = true;
+  has_planned_tree_ = false;  // the backend's plan is a scratch one from here on
   const int64_t start = now_ns();
   const BranchId scratch = cache_.create();
   std::vector<StepCostPoint> points;
