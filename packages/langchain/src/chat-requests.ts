@@ -87,6 +87,7 @@ export class ChatRequests {
       const answers = generations[0]!
         .slice(0, n)
         .map((generation) => (generation as unknown as { message: AIMessage }).message);
+      if (answers.length === 0) throw new Error("the chat model gave no answer");
       const tokens = shares(answers);
       answers.forEach((message, i) => {
         waiting[i]!.resolve({ message, end: takeEnd(message, i), tokens: tokens[i]!, isFirst: i === 0 });
@@ -94,7 +95,6 @@ export class ChatRequests {
       // A server may give fewer answers than asked for, or one whatever is asked.
       for (const rest of waiting.slice(answers.length))
         void this.#send({ messages, settings, options, waiting: [rest] });
-      if (answers.length === 0) throw new Error("the chat model gave no answer");
     } catch (error) {
       for (const { reject } of waiting) reject(error);
     }

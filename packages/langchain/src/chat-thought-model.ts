@@ -133,6 +133,7 @@ class ChatThoughtBranch implements ThoughtBranch {
     let end: AnswerEnd = { isKnown: false };
     // Until the usage arrives at the end, a piece counts as a token: servers send them one by one.
     let pieces = 0;
+    let verdict: boolean | "end" | void = true;
     try {
       for await (const chunk of await this.requests.stream(this.#messages(), { ...options, signal })) {
         const known = takeEnd(chunk);
@@ -140,7 +141,8 @@ class ChatThoughtBranch implements ThoughtBranch {
         message = message === undefined ? chunk : concat(message, chunk);
         if (chunk.text === "") continue;
         pieces++;
-        if (options.onText?.(chunk.text, pieces) === false) {
+        verdict = options.onText?.(chunk.text, pieces);
+        if (verdict === false || verdict === "end") {
           cut.abort();
           break;
         }
@@ -151,7 +153,11 @@ class ChatThoughtBranch implements ThoughtBranch {
     const text = message?.text ?? "";
     const tokens = message?.usage_metadata?.output_tokens ?? pieces;
     if (message) this.#book(message, tokens, true);
-    if (cut.signal.aborted) return { text, tokens, finishReason: "cut", ended: false };
+    if (verdict === false) return { text, tokens, finishReason: "cut", ended: false };
+    if (verdict === "end") {
+      this.#answer += text;
+      return { text, tokens, finishReason: "stop", ended: false };
+    }
     if (options.signal?.aborted || message === undefined)
       return { text, tokens, finishReason: "aborted", ended: false };
     return this.#finish(message, end, tokens, options.stop);

@@ -67,18 +67,21 @@ class EngineThoughtBranch implements ThoughtBranch {
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
     const { onText, signal, ...rest } = options;
     const cut = new AbortController();
-    this.usage.promptTokens += this.branch.length;
+    const before = this.branch.length;
+    this.usage.promptTokens += before;
     const stream = this.branch.decode({
       ...rest,
       signal: signal === undefined ? cut.signal : AbortSignal.any([signal, cut.signal]),
     });
     let text = "";
     let tokens = 0;
+    let verdict: boolean | "end" | void = true;
     try {
       for await (const token of stream) {
         tokens++;
         text += token.text;
-        if (token.text !== "" && onText?.(token.text, tokens) === false) {
+        if (token.text !== "") verdict = onText?.(token.text, tokens);
+        if (verdict === false || verdict === "end") {
           cut.abort();
           break;
         }
@@ -90,7 +93,13 @@ class EngineThoughtBranch implements ThoughtBranch {
     }
     const result = await stream.result;
     this.usage.generatedTokens += result.tokens.length;
-    if (cut.signal.aborted) return { text, tokens, finishReason: "cut", ended: false };
+    if (verdict === false) return { text, tokens, finishReason: "cut", ended: false };
+    if (verdict === "end") {
+      // More may have been decoded by the time the engine heard of it.
+      const tokenIds = result.tokens.slice(0, tokens);
+      await this.branch.truncate(before + tokens);
+      return { text, tokens, finishReason: "stop", stopString: this.#after(text, tokenIds), ended: false, tokenIds };
+    }
     return {
       text: result.text,
       tokens: result.tokens.length,
@@ -112,8 +121,12 @@ class EngineThoughtBranch implements ThoughtBranch {
 
   /** The stop string, and what else the token that completed it carries: the branch holds all of it. */
   #stopText({ stopString, tokens, text }: DecodeResult): string | undefined {
-    if (stopString === undefined) return undefined;
+    return stopString === undefined ? undefined : (this.#after(text, tokens) ?? stopString);
+  }
+
+  /** What `tokens` say beyond `text`. */
+  #after(text: string, tokens: readonly number[]): string | undefined {
     const whole = this.engine.tokenizer.decode(tokens);
-    return whole.startsWith(text) ? whole.slice(text.length) : stopString;
+    return whole.startsWith(text) ? whole.slice(text.length) || undefined : undefined;
   }
 }

@@ -50,6 +50,8 @@ export async function traceThoughts<State, Answer>(
           break;
       }
     }
+    // An abort may leave thoughts that nobody scored.
+    await Promise.all([...runs.keys()].map((thought) => end(thought, {})));
   } catch (error) {
     await Promise.all([...runs.values()].map((run) => run.handleChainError(error)));
     throw error;

@@ -1,4 +1,4 @@
-import { bestOfN, breadthFirst, type Problem, type SearchEvent } from "@deftree/search";
+import { bestOfN, breadthFirst, llmValue, type Problem, type SearchEvent } from "@deftree/search";
 import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import { AIMessage, type BaseMessage } from "@langchain/core/messages";
 import { RunnableLambda } from "@langchain/core/runnables";
@@ -83,6 +83,20 @@ describe("over the engine", () => {
     expect(await chain.invoke(132)).toMatchObject({ answer: "123" });
   });
 
+  it("resumes a search from its events", async () => {
+    const engine = sortingEngine();
+    const events: SearchEvent<unknown, unknown>[] = [];
+    const fields = { model: new ChatDeftree({ engine }), problem, seed: 3 };
+    for await (const event of await treeOfThoughts(fields).stream("927465918273")) events.push(event);
+    const whole = await treeOfThoughts(fields).invoke("927465918273");
+    const decoded = engine.decodedTokens;
+    const resume = () => events.slice(0, events.length - 30);
+    const resumed = await treeOfThoughts({ ...fields, resume }).invoke("927465918273");
+    expect(resumed.tree).toEqual(whole.tree);
+    expect(engine.decodedTokens - decoded).toBeLessThan(whole.statistics.generatedTokens / 2);
+    expect(engine.openBranches).toBe(0);
+  });
+
   it("grows the same tree from the same seed beside other searches", async () => {
     const model = new ChatDeftree({ engine: sortingEngine() });
     const run = (seed: number) => treeOfThoughts({ model, problem, seed }).invoke("927465918273");
@@ -122,6 +136,32 @@ describe("traces", () => {
     await expect(tot.invoke("927465", { callbacks: [collector] })).rejects.toThrow("the parser failed");
     expect(collector.tracedRuns[0]!.error).toContain("the parser failed");
     for (const child of collector.tracedRuns[0]!.child_runs!) expect(child.end_time).toBeDefined();
+  });
+
+  it("end every run of an aborted search, of thoughts that were not scored too", async () => {
+    const collector = new RunCollectorCallbackHandler();
+    const controller = new AbortController();
+    const judged = (input: string) => ({
+      ...digits(input),
+      value: {
+        prompt: () => [{ role: "user" as const, content: "999999999999" }],
+        read: () => [1],
+        failureScore: 0,
+      },
+    });
+    const model = new ChatDeftree({ engine: sortingEngine(() => new Promise((resolve) => setTimeout(resolve, 1))) });
+    const tot = treeOfThoughts({ model, problem: judged, evaluate: llmValue() });
+    const read = async () => {
+      for await (const event of await tot.stream("927465", { callbacks: [collector], signal: controller.signal })) {
+        if (event.type === "thought:finished") setTimeout(() => controller.abort(), 2);
+      }
+    };
+    await expect(read()).rejects.toThrow();
+    // The stream rejects at once; the run ends when the branches are released.
+    while (collector.tracedRuns.length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    const [run] = collector.tracedRuns;
+    expect(run!.child_runs!.length).toBeGreaterThan(0);
+    for (const child of run!.child_runs!) expect(child.end_time).toBeDefined();
   });
 
   it("carry every event as a custom event", async () => {

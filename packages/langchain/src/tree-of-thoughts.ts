@@ -31,6 +31,8 @@ export interface TreeOfThoughtsFields<Input, State, Answer> {
   evaluate?: Evaluator;
   /** Same seed, same tree. 0 by default. */
   seed?: number;
+  /** The events of a search on this input that was cut off, if there are any: it then goes on where it ended. */
+  resume?: (input: Input) => readonly SearchEvent<unknown, unknown>[] | undefined;
 }
 
 /**
@@ -127,7 +129,10 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
         seed,
       } = this.#fields;
       const [problem, model] = await Promise.all([this.#fields.problem(input), thoughtModel(this.#fields.model)]);
-      const running = search(problem, strategy, model, { budget, evaluate, seed, signal });
+      const running = search(problem, strategy, model, {
+        ...{ budget, evaluate, seed, signal },
+        resume: this.#fields.resume?.(input),
+      });
       onSearch(running);
       await traceThoughts(running, runManager);
       const result = await running;

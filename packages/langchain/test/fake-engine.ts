@@ -18,13 +18,14 @@ import type {
 import { DeftreeError } from "@deftree/engine";
 
 const endOfTurn = 0x10000;
-const contextLength = 2000;
 
 export interface FakeEngineOptions {
   /** The whole answer to a rendered prompt. */
   reply: (prompt: string) => string;
   /** Awaited before each token. */
   pause?: () => Promise<void>;
+  /** 2000 by default. */
+  contextLength?: number;
 }
 
 export class FakeEngine implements BranchEngine {
@@ -35,7 +36,7 @@ export class FakeEngine implements BranchEngine {
   readonly info = {
     modelName: "fake",
     modelPath: "fake",
-    contextLength,
+    contextLength: 2000,
     vocabSize: endOfTurn + 1,
     device: "cpu",
     attention: "deft-flatten",
@@ -55,7 +56,9 @@ export class FakeEngine implements BranchEngine {
     bosToken: undefined,
   };
 
-  constructor(readonly options: FakeEngineOptions) {}
+  constructor(readonly options: FakeEngineOptions) {
+    this.info.contextLength = options.contextLength ?? this.info.contextLength;
+  }
 
   branch(): EngineBranch {
     return new FakeBranch(this, [], 0);
@@ -67,7 +70,8 @@ export class FakeEngine implements BranchEngine {
   }
 
   stats() {
-    return { kvBytesRead: this.decodedTokens, kvBytesUnshared: 3 * this.decodedTokens } as ReturnType<
+    const { decodedTokens } = this;
+    return { decodedTokens, kvBytesRead: decodedTokens, kvBytesUnshared: 3 * decodedTokens } as ReturnType<
       BranchEngine["stats"]
     >;
   }
@@ -105,12 +109,12 @@ class FakeBranch implements EngineBranch {
     this.#check();
     if (options.signal?.aborted) throw new DeftreeError("E_ABORTED", "the extend was aborted");
     const added = typeof content === "string" ? this.engine.tokenizer.encode(content) : content;
-    if (this.tokens.length + added.length > contextLength) {
+    if (this.tokens.length + added.length > this.engine.info.contextLength) {
       throw new DeftreeError("E_CONTEXT_FULL", "the prompt is longer than the context");
     }
     const start = this.tokens.length;
     this.tokens = [...this.tokens, ...added];
-    if (typeof content !== "string") this.promptLength = this.tokens.length;
+    if (typeof content !== "string" && start === 0) this.promptLength = this.tokens.length;
     const reusedTokens = Math.max(0, this.#longestCached() - start);
     this.engine.cached.push([...this.tokens]);
     return { length: this.tokens.length, reusedTokens };

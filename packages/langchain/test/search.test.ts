@@ -141,6 +141,30 @@ describe("resuming on the engine", () => {
   });
 });
 
+it("ends thoughts at a program's word, and continues them as if they had never ended", async () => {
+  const problem = sortingProblem(digits(32, 3));
+  const root = await model.open(problem.prompt());
+  const [whole, parts] = root.fork(2);
+  const { text } = await whole!.decode({ maxTokens: 200 });
+  let joined = "";
+  for (let ended = false; !ended; ) {
+    let own = "";
+    const part = await parts!.decode({
+      maxTokens: 200,
+      onText: (piece) => {
+        own += piece;
+        return own.split(",").length > 3 ? "end" : true;
+      },
+    });
+    expect(own.split(",").length).toBeLessThanOrEqual(4);
+    joined += part.text + (part.stopString ?? "");
+    ended = part.ended;
+  }
+  expect(joined).toBe(text);
+  for (const branch of [root, whole!, parts!]) branch.release();
+  await expectFree();
+});
+
 it("keeps to a budget of KV bytes, and still solves", async () => {
   const problem = sortingProblem(digits(48, 2));
   const strategy = breadthFirst({ grow: "continue", width: 16, keep: 3, depth: 8, attempts: 64 });

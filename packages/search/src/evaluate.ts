@@ -1,62 +1,8 @@
 /** Evaluate: gives thoughts their scores and drops the hopeless. Shared by every strategy. */
 import type { PruneReason } from "./events.js";
 import { isHopeless, isSolved, type Problem } from "./problem.js";
-import type { LiveThought, SearchRun } from "./run.js";
-
-/** What a thought is worth, and why it scores a failure. */
-export interface Verdict {
-  score: number;
-  /** Why there is no proper score. */
-  failed?: string;
-  /** Generated for this verdict. */
-  tokens?: number;
-}
-
-/** A way to score thoughts. */
-export interface Evaluator {
-  readonly name: string;
-  /** `level`: thoughts are compared with each other, so a strategy scores all candidates of a level at once. */
-  readonly scope: "thought" | "level";
-  /**
-   * Whether the problem's program may decide meanwhile: cut what is hopeless, end at what is solved. Where false, only the
-   * verdicts count, and the program is asked nothing but `solved` of the result.
-   */
-  readonly usesProgram: boolean;
-  /** A model gives the verdicts, so a resumed search takes them from its log. */
-  readonly usesModel: boolean;
-  /** One verdict for each of `thoughts`, which answer `problem`. Rejects with errors of the model only. */
-  score<State, Answer>(
-    run: SearchRun<State, Answer>,
-    problem: Problem<State, Answer>,
-    thoughts: readonly LiveThought<State>[],
-  ): Promise<Verdict[]>;
-}
-
-const defaultFailureScore = -1000;
-
-/** The problem's own scorer: the default. */
-export function programScore(): Evaluator {
-  return {
-    name: "program",
-    scope: "thought",
-    usesProgram: true,
-    usesModel: false,
-    async score(_run, problem, thoughts) {
-      return thoughts.map(({ state }) => checkedScore(() => problem.score(state), problem.failureScore));
-    },
-  };
-}
-
-/** Runs a scorer of somebody else's: what it throws, or gives instead of a finite number, is a failure. */
-export function checkedScore(scorer: () => number, failureScore = defaultFailureScore): Verdict {
-  try {
-    const score = scorer();
-    return Number.isFinite(score) ? { score } : { score: failureScore, failed: `the scorer answered ${score}` };
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    return { score: failureScore, failed: `the scorer threw: ${reason}` };
-  }
-}
+import type { SearchRun } from "./run.js";
+import type { LiveThought } from "./thought.js";
 
 /** Scores `thoughts` without booking them; false when the run was stopped before there were verdicts. */
 export async function judge<State, Answer>(

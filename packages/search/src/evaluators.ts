@@ -2,14 +2,13 @@
  * Evaluation by a model (Yao et al. 2023, arXiv 2305.10601, section 3, "value" and "vote"), and by the log-probability of
  * answer choices. What is asked is the problem's: {@link Problem.value} and {@link Problem.vote}.
  */
-import type { Evaluator, Verdict } from "./evaluate.js";
-import { checkedScore } from "./evaluate.js";
+import { checkedScore, type EvaluationContext, type Evaluator, type Verdict } from "./evaluator.js";
 import { checkCount } from "./options.js";
 import type { Problem, ValueQuestion } from "./problem.js";
-import type { LiveThought, SearchRun } from "./run.js";
 import { evaluationSeed, textHash } from "./seeds.js";
 import { stateKeyOf } from "./select.js";
 import type { StrategySampling } from "./shapes.js";
+import type { LiveThought } from "./thought.js";
 import type { PromptMessage, ThoughtBranch } from "./thought-model.js";
 
 export interface ModelEvaluatorOptions {
@@ -179,8 +178,8 @@ async function scoreDistinct<State>(
 }
 
 /** Samples a prompt side by side; fewer times, or not at all, when the budget has no more tokens. */
-async function sample<State, Answer>(
-  run: SearchRun<State, Answer>,
+async function sample(
+  run: EvaluationContext,
   prompt: readonly PromptMessage[],
   seed: number,
   { samples, maxTokens, sampling }: Settings,
@@ -213,11 +212,7 @@ function readVerdicts<State>(question: ValueQuestion<State>, texts: readonly str
   return checkedScore(() => question.score?.(means) ?? means[0]!, question.failureScore);
 }
 
-async function logprobsOf<State, Answer>(
-  run: SearchRun<State, Answer>,
-  branch: ThoughtBranch,
-  texts: string[],
-): Promise<number[]> {
+async function logprobsOf(run: EvaluationContext, branch: ThoughtBranch, texts: string[]): Promise<number[]> {
   if (branch.score === undefined) throw new TypeError(`the model ${run.model.name} gives no log-probabilities`);
   return branch.score(texts, run.signal);
 }

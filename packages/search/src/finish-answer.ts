@@ -1,8 +1,9 @@
 /** Ends a search that has no whole answer yet with one. */
 import { evaluate } from "./evaluate.js";
-import { type Place, propose } from "./propose.js";
+import { propose } from "./propose.js";
 import type { SearchRun } from "./run.js";
 import { restOfAnswer } from "./shapes.js";
+import type { Place } from "./thought.js";
 
 /**
  * The search has ended without a whole answer, because every thought of a level was wrong or the levels ran out. The

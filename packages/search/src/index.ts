@@ -1,7 +1,7 @@
 export type { Budget } from "./budget.js";
 export { cachedAnswers } from "./cached-model.js";
 export { bestOfNAtEqualTokens } from "./equal-tokens.js";
-export { type Evaluator, programScore, type Verdict } from "./evaluate.js";
+export { type EvaluationContext, type Evaluator, programScore, type Verdict } from "./evaluator.js";
 export {
   choiceLogprobs,
   llmValue,

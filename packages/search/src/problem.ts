@@ -17,8 +17,11 @@ export interface Problem<State, Answer> {
    * Undefined where the task has none.
    */
   improvePrompt?(state: State): PromptMessage[];
-  /** `continue` mode: where a thought ends. Several thoughts in a row make an answer. */
-  readonly thought: { stop?: string[]; maxTokens: number };
+  /**
+   * `continue` mode: where a thought ends. Several thoughts in a row make an answer. `ends` is asked as the thought's text
+   * grows: true where a program sees that a part is whole.
+   */
+  readonly thought: { stop?: string[]; maxTokens: number; ends?(text: string): boolean };
   /** Most tokens a whole answer can take. */
   readonly answerMaxTokens: number;
   /**

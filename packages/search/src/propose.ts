@@ -2,24 +2,10 @@
 import type { ThoughtId } from "./events.js";
 import { LazyBranch } from "./lazy-branch.js";
 import type { ProposalQuestion } from "./problem.js";
-import type { LiveThought, SearchRun } from "./run.js";
+import type { SearchRun } from "./run.js";
 import { evaluationSeed, thoughtSeed } from "./seeds.js";
+import type { LiveThought, Place } from "./thought.js";
 import type { DecodedThought, ThoughtBranch, ThoughtSampling } from "./thought-model.js";
-
-/** Where thoughts grow from. */
-export interface Place {
-  /** The thought that theirs follow in the thought tree. */
-  parent: ThoughtId;
-  /** Of the new thoughts. */
-  depth: number;
-  branch: ThoughtBranch;
-  /** The answer's text on `branch` already. */
-  text: string;
-  /** Thoughts that theirs join with `parent`'s (Graph of Thoughts). */
-  merged?: readonly ThoughtId[];
-  /** Range [begin, end) of the problem's parts that they answer (Graph of Thoughts). */
-  parts?: readonly [number, number];
-}
 
 /** Where the first thoughts grow: after the problem's prompt. */
 export async function rootPlace<State, Answer>(run: SearchRun<State, Answer>): Promise<Place> {
@@ -34,6 +20,8 @@ export function placeAfter<State>({ id, branch, text, depth }: LiveThought<State
 export interface ThoughtShape<State> {
   maxTokens: number;
   stop?: string[];
+  /** Ends a thought whose own text is whole. */
+  ends?(text: string): boolean;
   sampling: ThoughtSampling;
   /** Each thought is a whole answer; else it is one when the model ended it or the problem calls it complete. */
   whole: boolean;
@@ -111,7 +99,8 @@ function decode<State, Answer>(
     onText: (piece, tokens) => {
       run.emit({ type: "thought:tokens", thought: id, text: piece, tokens });
       text += piece;
-      return !shape.hopeless?.(shape.read(text, false));
+      if (shape.hopeless?.(shape.read(text, false))) return false;
+      return shape.ends?.(text.slice(place.text.length)) ? "end" : true;
     },
   });
 }

@@ -4,10 +4,10 @@
  * opened only where something new has to decode (see {@link LazyBranch}). What was under way when the log ended is
  * decoded again with its old seed. So the tree is the one that the search would have grown uninterrupted.
  */
-import type { Verdict } from "./evaluate.js";
+import type { Verdict } from "./evaluator.js";
 import type { SearchEvent, ThoughtId } from "./events.js";
 import { LazyBranch } from "./lazy-branch.js";
-import type { Place } from "./propose.js";
+import type { Place } from "./thought.js";
 import type { DecodedThought, ThoughtBranch } from "./thought-model.js";
 
 export type StartedEvent = Extract<SearchEvent, { type: "search:started" }>;

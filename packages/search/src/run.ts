@@ -4,31 +4,12 @@
  */
 import { BranchAccount } from "./branch-account.js";
 import { type Budget, type Grant, grant } from "./budget.js";
-import type { Evaluator } from "./evaluate.js";
+import type { EvaluationContext, Evaluator } from "./evaluator.js";
 import type { BudgetName, SearchEvent, StopReason, ThoughtId } from "./events.js";
 import { isSolved, type Problem } from "./problem.js";
-import type { Place } from "./propose.js";
 import type { PastSearch } from "./resume.js";
+import type { LiveThought, Place } from "./thought.js";
 import type { PromptMessage, ThoughtBranch, ThoughtModel, TokenUsage } from "./thought-model.js";
-
-/** A finished thought whose branch may still be open. */
-export interface LiveThought<State> {
-  readonly id: ThoughtId;
-  readonly parent: ThoughtId;
-  readonly depth: number;
-  /** Where it grew. */
-  readonly place: Place;
-  readonly branch: ThoughtBranch;
-  /** The answer's whole text on the branch, ancestors' text and stop strings included. */
-  readonly text: string;
-  readonly state: State;
-  /** The model ended its answer: nothing can follow. */
-  readonly ended: boolean;
-  /** `text` is a whole answer, right or wrong; else a part of one. */
-  readonly answered: boolean;
-  /** -Infinity until scored. */
-  score: number;
-}
 
 interface RunOptions {
   budget: Budget;
@@ -40,7 +21,7 @@ interface RunOptions {
   controller: AbortController;
 }
 
-export class SearchRun<State, Answer> {
+export class SearchRun<State, Answer> implements EvaluationContext {
   readonly seed: number;
   readonly evaluator: Evaluator;
   readonly past: PastSearch | undefined;

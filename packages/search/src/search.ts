@@ -1,6 +1,6 @@
 /** Runs a strategy on a problem with a model. */
 import { type Budget, checkBudget } from "./budget.js";
-import { type Evaluator, programScore } from "./evaluate.js";
+import { type Evaluator, programScore } from "./evaluator.js";
 import { EventLog } from "./event-log.js";
 import type { SearchEvent, SearchStatistics, StopReason } from "./events.js";
 import { LazyModel } from "./lazy-branch.js";

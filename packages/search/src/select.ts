@@ -1,7 +1,7 @@
 /** Select, the pure part: ranks thoughts and drops duplicates. */
 import type { PruneReason } from "./events.js";
 import type { Problem } from "./problem.js";
-import type { LiveThought } from "./run.js";
+import type { LiveThought } from "./thought.js";
 
 interface Selection<State> {
   kept: LiveThought<State>[];

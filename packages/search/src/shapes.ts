@@ -40,6 +40,7 @@ export function nextPart<State, Answer>(
     whole: false,
     maxTokens,
     stop: problem.thought.stop,
+    ends: problem.thought.ends && ((text) => problem.thought.ends!(text)),
     sampling: options.sampling,
     read: (text, ended) => problem.readPartial(text, ended),
     hopeless: cuts ? (state) => isHopeless(problem, state) : undefined,
@@ -47,7 +48,7 @@ export function nextPart<State, Answer>(
   };
 }
 
-/** The rest of an answer: the stop strings end a part, so it runs on to the model's own end. */
+/** The rest of an answer: what ends a part does not end it, so it runs on to the model's own end. */
 export function restOfAnswer<State, Answer>(
   run: SearchRun<State, Answer>,
   sampling: StrategySampling,
@@ -56,5 +57,6 @@ export function restOfAnswer<State, Answer>(
   return {
     ...nextPart(run, { sampling, cutHopeless: false, propose: "sample" }, maxTokens),
     stop: undefined,
+    ends: undefined,
   };
 }

@@ -17,10 +17,10 @@ export interface ThoughtDecodeOptions extends ThoughtSampling {
   /** Strings that end the thought. */
   stop?: string[];
   /**
-   * Called as text becomes final, with the new piece and the number of tokens so far; return `false` to end the thought
-   * here (a program saw that it is hopeless).
+   * Called as text becomes final, with the new piece and the number of tokens so far. `false` cuts the thought here (a
+   * program saw that it is hopeless); `"end"` ends it here, so that the branch holds this text and no more.
    */
-  onText?: (piece: string, tokens: number) => boolean | void;
+  onText?: (piece: string, tokens: number) => boolean | "end" | void;
   signal?: AbortSignal;
 }
 
@@ -28,7 +28,7 @@ export interface DecodedThought {
   /** Without the stop string. Of a cut thought: up to the piece at which it was cut. */
   text: string;
   tokens: number;
-  /** `stop`: by itself, by a stop string; `length`; `cut`: onText said so; `aborted`. */
+  /** `stop`: by itself, by a stop string, or onText ended it; `length`; `cut`: onText said so; `aborted`. */
   finishReason: "stop" | "length" | "cut" | "aborted";
   /**
    * What the branch holds after `text`: the stop string that ended it, with whatever else its last token carries.

@@ -125,9 +125,9 @@ class ScriptedBranch implements ThoughtBranch {
         return { text, tokens: tokens + 1, finishReason: "stop", stopString: token, ended: false };
       }
       text += token;
-      if (options.onText?.(token, tokens + 1) === false) {
-        return { text, tokens: tokens + 1, finishReason: "cut", ended: false };
-      }
+      const verdict = options.onText?.(token, tokens + 1);
+      if (verdict === false) return { text, tokens: tokens + 1, finishReason: "cut", ended: false };
+      if (verdict === "end") return { text, tokens: tokens + 1, finishReason: "stop", ended: false };
     }
     return { text, tokens: options.maxTokens, finishReason: "length", ended: false };
   }

@@ -25,21 +25,15 @@ export {
   generateFewShot,
 } from "./few-shot.js";
 export {
-  type CountryCounts,
   chainOfThought,
   formatCounts,
-  generatePassage,
   KEYWORD_COUNTING_UNREADABLE,
   type KeywordCountingOptions,
   type KeywordCountingRow,
   type KeywordCountingState,
   keywordCountingErrors,
   keywordCountingProblem,
-  type Passage,
-  type PassageOptions,
-  passageOf,
   readKeywordCountingCsv,
-  splitSentences,
 } from "./keyword-counting.js";
 export {
   METHODS,
@@ -51,6 +45,14 @@ export {
   methodNames,
 } from "./methods.js";
 export { formatList, type NumberListState, readNumberList, readPartialNumberList, sortedCopy } from "./number-list.js";
+export {
+  type CountryCounts,
+  generatePassage,
+  type Passage,
+  type PassageOptions,
+  passageOf,
+  splitSentences,
+} from "./passages.js";
 export type { DataFormat, TaskRow } from "./records.js";
 export { createRng, type Rng } from "./rng.js";
 export {

@@ -1,39 +1,23 @@
 /**
  * Counting how often each country is named in a passage: the task of Graph of Thoughts (Besta et al., AAAI 2024,
- * section 4.3). Generator, prompts, parser and scorer stand here together; the rules of the parser and of the error
+ * section 4.3). Prompts, parser and scorer stand here together, the generator in passages.ts; the rules of the parser and of the error
  * score are the paper's, the words of the prompts and the passages are ours.
  */
 import type { Problem, PromptMessage } from "@deftree/search";
-import { countNames, findCountries, PASSAGE_COUNTRIES } from "./country-names.js";
+import { countNames } from "./country-names.js";
 import { splitEvenly } from "./number-list.js";
+import { type CountryCounts, generatePassage, type Passage, passageOf, splitSentences } from "./passages.js";
 import { valueQuestion, voteQuestion } from "./questions.js";
 import { badRow, type DataRecord, readCsv } from "./records.js";
-import { createRng, type Rng } from "./rng.js";
 
 /** Error score of an answer in which no dictionary can be read. */
 export const KEYWORD_COUNTING_UNREADABLE = 100;
-
-/** Country -> how often it is named. */
-export type CountryCounts = Readonly<Record<string, number>>;
-
-export interface Passage {
-  readonly text: string;
-  /** What a right answer says. Never holds a zero. */
-  readonly counts: CountryCounts;
-}
 
 export interface KeywordCountingState {
   /** The entries written so far; undefined where they cannot be read. */
   readonly counts: CountryCounts | undefined;
   /** False while the dictionary may still grow. */
   readonly complete: boolean;
-}
-
-export interface PassageOptions {
-  /** Sentences of the passage; 16 by default, as the paper's have 12 to 19. */
-  sentences?: number;
-  /** Most different countries; 10 by default. */
-  countries?: number;
 }
 
 export interface KeywordCountingOptions {
@@ -45,26 +29,6 @@ export interface KeywordCountingOptions {
   tokensPerThought?: number;
   /** Tokens one entry of the dictionary may take; 10 by default. */
   tokensPerEntry?: number;
-}
-
-/**
- * A passage of sentences that name countries, the same for the same seed. Traps stand in it: adjectives ("Norwegian")
- * and names that hold another name ("Nigeria", "South Sudan") are no mentions of the country within.
- */
-export function generatePassage(seed: number, options: PassageOptions = {}): Passage {
-  const { sentences = 16, countries = 10 } = options;
-  const rng = createRng(seed);
-  const pool = rng.shuffle(PASSAGE_COUNTRIES).slice(0, countries);
-  for (;;) {
-    const passage = passageOf(Array.from({ length: sentences }, () => sentence(rng, pool)).join(" "));
-    // A few sentences may hold adjectives only.
-    if (Object.keys(passage.counts).length > 0) return passage;
-  }
-}
-
-/** A text with the counts of the countries it names. */
-export function passageOf(text: string): Passage {
-  return { text, counts: Object.fromEntries(countNames(findCountries(text))) };
 }
 
 /** The problem of counting the countries of `passage`. Throws RangeError when it names none. */
@@ -143,7 +107,7 @@ function wrongEntries(wanted: CountryCounts, counted: CountryCounts): number {
 }
 
 /** The paper's parser: after the last "Output:", the last "{...}" that is a JSON object of whole numbers. */
-export function readCounts(text: string): CountryCounts | undefined {
+function readCounts(text: string): CountryCounts | undefined {
   const answer = text.slice(Math.max(0, text.lastIndexOf("Output:")));
   const objects = answer.match(/\{[^{}]*\}/g) ?? [];
   for (const candidate of objects.reverse()) {
@@ -157,7 +121,7 @@ export function readCounts(text: string): CountryCounts | undefined {
  * The dictionary in an answer that is still being written; its closing brace completes it. `afterOutput`: what stands before
  * "Output:" are steps towards the answer.
  */
-export function readPartialCounts(text: string, ended: boolean, afterOutput = false): KeywordCountingState {
+function readPartialCounts(text: string, ended: boolean, afterOutput = false): KeywordCountingState {
   const output = text.lastIndexOf("Output:");
   const begin = output < 0 && afterOutput ? text.length : Math.max(0, output);
   const open = text.lastIndexOf("{");
@@ -207,16 +171,6 @@ export function formatCounts(counts: CountryCounts): string {
   return `{${Object.entries(counts)
     .map(([name, count]) => `${JSON.stringify(name)}: ${count}`)
     .join(", ")}}`;
-}
-
-/** Sentences of a passage, as the generator writes them: each ends with a full stop. */
-export function splitSentences(text: string): string[] {
-  return (
-    text
-      .match(/[^.]+\.?/g)
-      ?.map((part) => part.trim())
-      .filter((part) => part !== "") ?? []
-  );
 }
 
 /** What a chain of thought writes: the counts of each sentence, then all of them. */
@@ -276,30 +230,4 @@ function examplePassages(count: number): Passage[] {
 
 function withTitle(examples: string[]): string[] {
   return examples.length === 0 ? [] : ["\nExamples\n", ...examples, "Your turn\n"];
-}
-
-type Country = (typeof PASSAGE_COUNTRIES)[number];
-
-/** Sentences with two names, one of them perhaps twice, and an adjective in half of them. */
-const TEMPLATES: readonly ((a: Country, b: Country, c: Country) => string)[] = [
-  (a, b) => `Maria left ${a.name} in spring and reached ${b.name} before the first snow.`,
-  (a, b) => `The old trade road from ${a.name} to ${b.name} was closed for years.`,
-  (a, b, c) => `A ${c.adjective} engineer compared the bridges of ${a.name} with those of ${b.name}.`,
-  (a, b) => `Farmers in ${a.name} sell more tea than those in ${b.name}, but ${a.name} exports less.`,
-  (a, _, c) => `The ${c.adjective} team trained in ${a.name} all winter.`,
-  (a, b) => `Letters between ${a.name} and ${b.name} took three weeks in those days.`,
-  (a, b, c) => `In ${a.name} he met a ${c.adjective} painter who longed for ${b.name}.`,
-  (a) => `Nobody knew why the train stopped so long at the border of ${a.name}.`,
-  (a, b) => `Her brother studied in ${a.name}, her sister in ${b.name}.`,
-  (a, b) => `When the harvest failed in ${a.name}, ships came from ${b.name} and went back to ${a.name} empty.`,
-  (_, b, c) => `Two ${c.adjective} musicians crossed ${b.name} on foot.`,
-  (a, b) => `The museum holds maps of ${a.name}, coins of ${b.name} and a clock nobody can date.`,
-  (a, b, c) => `Prices rose in ${a.name}, fell in ${b.name}, and ${c.adjective} merchants waited.`,
-  (a) => `She had always wanted to see ${a.name}, and ${a.name} did not disappoint her.`,
-  (_, __, c) => `A ${c.adjective} newspaper printed the story first.`,
-  (a, b) => `The match between ${a.name} and ${b.name} ended without a goal.`,
-];
-
-function sentence(rng: Rng, pool: readonly Country[]): string {
-  return rng.pick(TEMPLATES)(rng.pick(pool), rng.pick(pool), rng.pick(pool));
 }

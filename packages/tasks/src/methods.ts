@@ -16,13 +16,13 @@ import { type AnyTask, TASKS, type TaskName, type TaskOptions } from "./task.js"
 
 export type MethodName = "io" | "cot" | "tot" | "tot2" | "got" | "got2" | "got8" | "gotx";
 
-export interface TreeParameters {
+interface TreeParameters {
   /** Answers sampled at each level; the best one is kept. */
   width: number;
   levels: number;
 }
 
-export type GraphParameters = Required<Omit<GraphOfThoughtsOptions, "sampling">>;
+type GraphParameters = Required<Omit<GraphOfThoughtsOptions, "sampling">>;
 
 export interface MethodParameters {
   tot: TreeParameters;

@@ -21,18 +21,15 @@ import {
   readFewShotRow,
 } from "./few-shot.js";
 import {
-  type CountryCounts,
-  generatePassage,
   KEYWORD_COUNTING_UNREADABLE,
   type KeywordCountingOptions,
   type KeywordCountingState,
   keywordCountingErrors,
   keywordCountingProblem,
-  type Passage,
   readKeywordCountingRow,
-  splitSentences,
 } from "./keyword-counting.js";
 import { formatList, type NumberListState } from "./number-list.js";
+import { type CountryCounts, generatePassage, type Passage, splitSentences } from "./passages.js";
 import { type DataFormat, readRows, type TaskRow } from "./records.js";
 import {
   generateSetPair,

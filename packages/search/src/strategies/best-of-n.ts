@@ -1,10 +1,11 @@
 /** Best-of-n: whole answers from one prompt, side by side; the best by the scorer wins. */
 import { evaluate, prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
-import { type Place, propose } from "../propose.js";
-import type { LiveThought, SearchRun } from "../run.js";
+import { propose } from "../propose.js";
+import type { SearchRun } from "../run.js";
 import { type StrategySampling, wholeAnswer } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
+import type { LiveThought, Place } from "../thought.js";
 
 export interface BestOfNOptions {
   /** Answers. `Infinity` goes on until a budget is used up. */

@@ -83,6 +83,17 @@ describe("breadthFirst, continue", () => {
     expect(text).toBe("11112222");
   });
 
+  it("ends a thought where a program sees that it is whole, and continues there", async () => {
+    const problem = {
+      ...digitsProblem("3121322"),
+      thought: { maxTokens: 9, ends: (text: string) => /(.)\1$/.test(text) },
+    };
+    const strategy = breadthFirst({ grow: "continue", width: 1, depth: 6, sampling: { temperature: 0 } });
+    const { tree, text } = await search(problem, strategy, new ScriptedModel({ errorRate: 0 }));
+    expect(tree.thoughts.slice(1).map((thought) => thought.text)).toEqual(["11", "22", "233"]);
+    expect(text).toBe("1122233");
+  });
+
   it("falls back on a wrong answer when no right one comes", async () => {
     const problem = { ...digitsProblem(input), hopeless: undefined };
     const strategy = breadthFirst({ grow: "continue", width: 4, depth: 5 });

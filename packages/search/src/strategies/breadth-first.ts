@@ -18,11 +18,12 @@ import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
 import type { Problem } from "../problem.js";
-import { type Place, placeAfter, rootPlace, sprout } from "../propose.js";
-import type { LiveThought, SearchRun } from "../run.js";
+import { placeAfter, rootPlace, sprout } from "../propose.js";
+import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
 import { nextPart, type ProposeKind, type StrategySampling, wholeAnswer } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
+import type { LiveThought, Place } from "../thought.js";
 
 export interface BreadthFirstOptions {
   grow: "continue" | "reprompt";

@@ -1,16 +1,18 @@
 /**
  * Depth-first Tree of Thoughts with backtracking (Yao et al. 2023, arXiv 2305.10601, algorithm 2, ToT-DFS): proposes a
  * few next parts, follows the best to its end, and comes back for the next best where that leads nowhere. Thoughts that
- * wait keep their branches, so coming back costs no prefill.
+ * wait keep their branches, so coming back costs no prefill. Where no program says what is solved, all is tried: set a
+ * threshold, or a budget.
  */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
-import { type Place, placeAfter, propose, rootPlace } from "../propose.js";
+import { placeAfter, propose, rootPlace } from "../propose.js";
 import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
 import { nextPart, type ProposeKind, type StrategySampling } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
+import type { Place } from "../thought.js";
 
 export interface DepthFirstOptions {
   /** Thoughts proposed side by side below one thought. */

@@ -10,10 +10,11 @@ import { judge, prune } from "../evaluate.js";
 import type { ThoughtId } from "../events.js";
 import { checkCount } from "../options.js";
 import { isSolved, type Problem } from "../problem.js";
-import { type Place, sprout } from "../propose.js";
-import type { LiveThought, SearchRun } from "../run.js";
+import { sprout } from "../propose.js";
+import type { SearchRun } from "../run.js";
 import { type StrategySampling, wholeAnswer } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
+import type { LiveThought, Place } from "../thought.js";
 import type { PromptMessage } from "../thought-model.js";
 
 export interface GraphOfThoughtsOptions {

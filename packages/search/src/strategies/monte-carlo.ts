@@ -5,11 +5,12 @@
  */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { checkCount } from "../options.js";
-import { type Place, placeAfter, propose, rootPlace } from "../propose.js";
-import type { LiveThought, SearchRun } from "../run.js";
+import { placeAfter, propose, rootPlace } from "../propose.js";
+import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
 import { nextPart, type ProposeKind, restOfAnswer, type StrategySampling } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
+import type { LiveThought, Place } from "../thought.js";
 
 export interface MonteCarloOptions {
   /** Expansions. */

@@ -4,11 +4,11 @@
  */
 import { prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
-import { type Place, propose, rootPlace } from "../propose.js";
-import type { LiveThought } from "../run.js";
+import { propose, rootPlace } from "../propose.js";
 import { stateKeyOf } from "../select.js";
 import { type StrategySampling, wholeAnswer } from "../shapes.js";
 import type { Strategy } from "../strategy.js";
+import type { LiveThought, Place } from "../thought.js";
 
 export interface SelfConsistencyOptions {
   /** Answers. */
