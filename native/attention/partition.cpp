@@ -5,7 +5,21 @@
 
 namespace deftree::attention {
 
-int64_t token_cost(int num_rows, const PlanDevice& device) { return device.read_cost + num_rows; }
+int padded_rows(int num_rows, const PlanDevice& device) {
+  return (num_rows + device.row_step - 1) / device.row_step * device.row_step;
+}
+
+int64_t token_cost(int num_rows, const PlanDevice& device, int num_readers) {
+  const int rows = padded_rows(num_rows, device);
+  return device.reads_ahead ? std::max(device.read_cost / num_readers, rows) : device.read_cost + rows;
+}
+
+int choose_group_rows(int64_t num_tokens, int num_rows, int num_kv_heads, const PlanDevice& device) {
+  if (device.row_step >= device.max_group_rows) return device.max_group_rows;
+  const int64_t num_groups = (num_rows + device.max_group_rows - 1) / device.max_group_rows;
+  const bool wide = num_tokens * num_groups * num_kv_heads >= int64_t{device.wide_tokens} * device.num_processors;
+  return wide ? device.max_group_rows : device.row_step;
+}
 
 int32_t choose_num_items(const PartitionLoad& load, int num_kv_heads, const PlanDevice& device) {
   constexpr int kMaxTasksPerProcessor = 8;

@@ -10,10 +10,19 @@
 
 namespace deftree::attention {
 
+// What `num_rows` query rows take the time of.
+int padded_rows(int num_rows, const PlanDevice& device);
+
 // Cost of one KV token with `num_rows` query rows. By default reading it costs eight rows' arithmetic: on a Xeon core
 // with AVX-512 a row takes 1.9 ns per token of head_dim 64, and its 256 bytes of f16 K and V 18 ns from memory, 6 ns
-// from the cache.
-int64_t token_cost(int num_rows, const PlanDevice& device);
+// from the cache. A GPU that reads ahead pays for the rows only where they take longer than the read, and of
+// `num_readers` work items that read the token only one waits for memory, the others find it in the cache.
+int64_t token_cost(int num_rows, const PlanDevice& device, int num_readers = 1);
+
+// Query rows an item's group may hold. In a short step, whose processors have few KV tokens each, groups are of one
+// row_step: each processor then loads half the queries and writes half the partial states, for twice the K and V, which
+// it fetches ahead. From wide_tokens a processor on, groups are of max_group_rows.
+int choose_group_rows(int64_t num_tokens, int num_rows, int num_kv_heads, const PlanDevice& device);
 
 // What a tile partition is made of, summed over its tiles.
 struct PartitionLoad {

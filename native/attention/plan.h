@@ -27,10 +27,14 @@ struct PlanDevice {
   int min_chunk_len;    // KV tokens below which a cut costs more than it balances
   int max_group_rows;   // query rows (queries * group_size) one work item may hold
   int chunk_align = 1;  // a cut is made after a multiple of so many pages: what a kernel takes at a time
+  int row_step = 1;     // rows are computed so many at a time, all rows of a query in one step
+  int wide_tokens = 0;  // KV tokens a processor from which groups of more than row_step rows pay (choose_group_rows)
   // The cost model (partition.h). The defaults are a CPU core's.
   int read_cost = 8;       // of a KV token, in rows of arithmetic
   int state_cost = 24;     // of a row's share in starting, ending and merging an item, in tokens of arithmetic
   double lateness = 0.25;  // of the last processor, in tasks: another process, a cold cache
+  bool reads_ahead = false;  // reading and arithmetic go on together: the slower of the two counts, not their sum
+  int enough_tasks = 0;      // with so many tasks a processor no tile of queries is cut further; 0: no such number
 };
 
 // (KV chunk, query group): computed for each KV head by one worker.
@@ -90,6 +94,7 @@ struct PlanScratch {
 struct Plan {
   Policy policy = Policy::kDeftFlatten;
   std::vector<PageSpan> spans;
+  std::vector<uint8_t> span_is_fresh;  // [spans.size()] 1: this step writes a token of the span
   std::vector<int32_t> group_queries;  // query rows, each item's group a consecutive range
   std::vector<uint64_t> mask_words;
   std::vector<WorkItem> items;         // largest estimated cost first

@@ -22,8 +22,13 @@ void set_bits(uint64_t* words, int32_t begin, int32_t end) {
 
 PlanBuilder::PlanBuilder(const TreeSnapshot& tree, const AttentionShape& shape, const PlanDevice& device, Plan& plan)
     : tree_(tree), shape_(shape), device_(device), plan_(plan) {
-  max_tile_len_ = std::max(device.max_group_rows / shape.group_size(), 1);
+  int64_t num_tokens = 0;
+  for (int32_t len : tree.node_len) num_tokens += len;
+  const int rows = choose_group_rows(num_tokens, tree.num_queries() * shape.group_size(), shape.num_kv_heads, device);
+  const int step = device.row_step > 1 ? std::min(device.row_step, rows) : rows;
+  max_tile_len_ = std::max(rows / step * (step / shape.group_size()), 1);
   plan.spans.clear();
+  plan.span_is_fresh.clear();
   plan.group_queries.clear();
   plan.mask_words.clear();
   plan.items.clear();
@@ -87,7 +92,8 @@ void PlanBuilder::add_piece(PlanScratch::Tile& tile, int32_t node) {
   int32_t len = tree_.node_len[node];
   if (tree_.mask[node] != NodeMask::kNone && end > begin) len = end - range.begin;  // later tokens see no one here
   if (len == 0) return;
-  const int64_t cost = token_cost(std::max(end - begin, 0) * shape_.group_size(), device_);
+  const int num_readers = std::max((range.end - range.begin + max_tile_len_ - 1) / max_tile_len_, 1);
+  const int64_t cost = token_cost(std::max(end - begin, 0) * shape_.group_size(), device_, num_readers);
   plan_.scratch.pieces.push_back({node, len, cost});
   tile.cost += len * cost;
 }
@@ -127,10 +133,13 @@ int64_t PlanBuilder::target_cost() const {
   PartitionLoad load;
   for (const PlanScratch::Tile& tile : plan_.scratch.tiles) {
     load.cost += tile.cost;
-    load.num_rows += static_cast<int64_t>(tile.query_end - tile.query_begin) * shape_.group_size();
+    load.num_rows += padded_rows((tile.query_end - tile.query_begin) * shape_.group_size(), device_);
     load.num_tiles += 1;
     load.max_items += num_chunks(tile.cost, 1, num_tokens(tile), device_.min_chunk_len);
   }
+  if (device_.enough_tasks > 0 &&
+      static_cast<int64_t>(load.num_tiles) * shape_.num_kv_heads >= device_.enough_tasks * int64_t{device_.num_processors})
+    return 4 * load.cost;
   const int32_t num_items = choose_num_items(load, shape_.num_kv_heads, device_);
   return std::max<int64_t>(load.cost / std::max(num_items, 1), 1);
 }
@@ -150,6 +159,7 @@ void PlanBuilder::write_chunks(const PlanScratch::Tile& tile, int32_t piece_begi
   for (int32_t i = piece_begin; i < piece_end; ++i) {
     const PlanScratch::Piece piece = s.pieces[i];
     const PageSpan* source = tree_.spans.data() + tree_.span_indptr[piece.node];
+    const bool decodes = tree_.query_indptr[piece.node] < tree_.query_indptr[piece.node + 1];
     for (int32_t token = 0; token < piece.len;) {
       PageSpan span = *source++;
       const int32_t len = std::min(span.len(), piece.len - token);
@@ -157,6 +167,8 @@ void PlanBuilder::write_chunks(const PlanScratch::Tile& tile, int32_t piece_begi
       plan_.spans.push_back(span);
       if (token == 0 || s.chunk.empty()) s.chunk.push_back({piece.node, token, token});
       token += len;
+      plan_.span_is_fresh.push_back(tree_.mask[piece.node] != NodeMask::kNone ||
+                                    (decodes && token == tree_.node_len[piece.node]));
       s.chunk.back().end = token;
       chunk_len += len;
       tokens_left -= len;

@@ -283,6 +283,41 @@ TEST(number_of_items_fits_heads_to_processors) {
   CHECK_EQ(choose_num_items({}, 1, {8, 1, 1}), 0);
 }
 
+TEST(rows_are_computed_in_steps_and_beside_the_reads) {
+  PlanDevice device = kDevice;
+  CHECK_EQ(token_cost(5, device), device.read_cost + 5);
+  device.row_step = 64;
+  device.reads_ahead = true;
+  device.read_cost = 70;
+  CHECK_EQ(token_cost(5, device), 70);
+  CHECK_EQ(token_cost(65, device), 128);
+}
+
+TEST(groups_are_wide_where_processors_have_much_to_read) {
+  PlanDevice device{.num_processors = 16, .min_chunk_len = 16, .max_group_rows = 128, .row_step = 64, .wide_tokens = 100};
+  CHECK_EQ(choose_group_rows(100, 128, 8, device), 64);    // 50 tokens a processor
+  CHECK_EQ(choose_group_rows(200, 128, 8, device), 128);   // 100
+  CHECK_EQ(choose_group_rows(100, 256, 8, device), 128);   // two groups read the tokens
+  CHECK_EQ(choose_group_rows(100, 128, 8, kDevice), kDevice.max_group_rows);
+}
+
+TEST(all_rows_of_a_query_are_in_one_step) {
+  PlanDevice device{.num_processors = 1, .min_chunk_len = 16, .max_group_rows = 128, .row_step = 64};
+  const AttentionShape shape{10, 2, 64, 16};  // 5 rows a query: 12 queries in 64 rows, 24 in 128
+  Plan plan;
+  make_plan(star_tree(64, 60, 16).snapshot(16), Policy::kDeftFlatten, shape, device, plan);
+  CHECK_EQ(plan.max_group_len, 24);
+}
+
+TEST(enough_tiles_of_queries_are_not_cut) {
+  PlanDevice device{.num_processors = 3, .min_chunk_len = 16, .max_group_rows = 96, .enough_tasks = 1};
+  const TreeSnapshot tree = star_tree(3000, 64, 50).snapshot(16);  // two tiles, four tasks
+  const Plan plan = plan_of(tree, Policy::kDeftFlatten, device);
+  CHECK_EQ(plan.num_partials, 0);
+  device.enough_tasks = 0;
+  CHECK(plan_of(tree, Policy::kDeftFlatten, device).num_partials > 0);
+}
+
 TEST(chunks_keep_their_least_length) {
   CHECK_EQ(num_chunks(1000, 250, 1000, 1), 4);
   CHECK_EQ(num_chunks(1000, 250, 1000, 400), 2);

@@ -12,6 +12,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// __syncthreads for the first `num_threads` (a multiple of 32) that come to barrier `id`; 0 is __syncthreads itself.
+__device__ __forceinline__ void sync_threads(int id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
+// Comes to barrier `id` of num_threads without waiting there.
+__device__ __forceinline__ void arrive_threads(int id, int num_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(num_threads) : "memory");
+}
+
 // Asynchronous copies ("cp.async"): 16 bytes from global to shared memory, past L1.
 __device__ __forceinline__ void cp_async_16(uint32_t shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
@@ -36,6 +46,10 @@ __device__ __forceinline__ void expect_bytes(uint64_t* barrier, uint32_t bytes) 
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
+// Arrives `count` times.
+__device__ __forceinline__ void arrive(uint64_t* barrier, uint32_t count) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
 // Waits for the end of the phase with this parity.
 __device__ __forceinline__ void wait_barrier(uint64_t* barrier, uint32_t parity) {
   asm volatile(
@@ -55,7 +69,10 @@ __device__ __forceinline__ void bulk_copy(uint32_t shared, const void* global, u
                : "memory");
 }
 
-// Asks L2 for the 128 bytes around `global`.
+// Asks the caches for the line around `global`.
+__device__ __forceinline__ void prefetch_l1(const void* global) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
+}
 __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
@@ -84,6 +101,16 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], 
 // Warpgroup products ("wgmma"): four warps, d [64, N] in f32 = a [64, 16] in registers times b [16, N] in shared memory,
 // both bf16. Warp w holds rows 16 w .. 16 w + 15 of a and d, laid out as by mma.m16n8k16.
 
+// Registers of a thread from here on, for all four warps of a warpgroup: some give up what others get.
+template <int kCount>
+__device__ __forceinline__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
 // Shared memory that ordinary stores and cp.async wrote is read by wgmma: each writing thread calls this before the
 // barrier.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -94,12 +121,22 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Tells the compiler that all lanes hold the same value, so that it may stand in a uniform register.
+__device__ __forceinline__ uint32_t uniform(uint32_t value) { return __shfl_sync(0xffffffffu, value, 0); }
+
 // Descriptor of a matrix in rows of 128 bytes with the 128-byte swizzle, eight rows (1024 bytes) a group. Rows that are
 // columns of b (kTransposed = 0): groups stand `group_bytes` apart and `part_bytes` is unused. Rows along k
 // (kTransposed = 1): groups of eight k stand group_bytes apart, parts of 64 columns part_bytes.
 __device__ __forceinline__ uint64_t swizzled_matrix(uint32_t shared, uint32_t part_bytes, uint32_t group_bytes) {
   return (uint64_t{1} << 62) | (uint64_t{group_bytes >> 4} << 32) | (uint64_t{part_bytes >> 4} << 16) |
          ((shared & 0x3ffff) >> 4);
+}
+
+// Keeps what is done with the accumulators of a finished product behind the wait for it.
+template <int kCount>
+__device__ __forceinline__ void pin_accumulators(float (&d)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
 }
 
 template <int kTransposed>
@@ -154,27 +191,27 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Memory order between thread blocks.
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* p) {
+// Words that thread blocks exchange while both run: always from and to L2, each 4-byte word whole.
+__device__ __forceinline__ uint32_t load_relaxed(const void* p) {
   uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
   return value;
 }
-__device__ __forceinline__ void add_release(uint32_t* p, uint32_t value) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+__device__ __forceinline__ uint4 load_relaxed_16(const void* p) {
+  uint4 value;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(p)
+               : "memory");
+  return value;
 }
-
-// Programmatic dependent launch ("griddepcontrol"): wait until the kernels before this one are done and their writes
-// are visible; let the kernel after this one start its own prologue.
-__device__ __forceinline__ void wait_for_previous_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+__device__ __forceinline__ void store_relaxed(void* p, uint32_t value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
 }
-__device__ __forceinline__ void let_next_kernel_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
+__device__ __forceinline__ void store_relaxed_16(void* p, const uint4& value) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
 }
 
 }  // namespace deftree::cuda

@@ -1,8 +1,7 @@
-// One work item for one KV head with 128 threads: mma.sync on compute capability 8.0 and up; wgmma for groups of more
-// than 32 rows on 9.0.
+// One work item for one KV head with 128 threads, with the instructions of compute capability 8.0 (mma.sync, cp.async).
 //
 // Rows are query heads packed query-major (row r: query r / group_size of the group), so a tile of K and V is read once
-// for all of them. KV comes in tiles of 64 rows through a ring of shared memory filled by asynchronous copies (on 9.0 bulk copies). Warps
+// for all of them. KV comes in tiles of 64 rows through a ring of shared memory filled by asynchronous copies. Warps
 // stand in a grid of kRows / 16 by 4 / (kRows / 16): few rows let several warps share a tile's tokens, and their states
 // are merged in shared memory at the end.
 #pragma once
@@ -19,12 +18,6 @@ inline constexpr int kMmaMaxRows = 64;
 constexpr int mma_tile_bytes(int head_dim) { return kTileLen * head_dim * 2; }  // of K, and of V
 constexpr int mma_shared_bytes(int head_dim) { return kMmaStages * 2 * mma_tile_bytes(head_dim); }
 
-// Where the block stands in its ring of tiles, and a barrier per place that opens when its tile has arrived.
-struct Ring {
-  uint64_t* full;
-  uint32_t position;
-};
-
 template <int kHeadDim, int kRows>
 class MmaItem {
   static constexpr int kWarpsM = kRows / 16, kWarpsN = 4 / kWarpsM;
@@ -32,24 +25,14 @@ class MmaItem {
   static constexpr int kHalves = kHeadDim / 64;
   static constexpr int kTileBytes = mma_tile_bytes(kHeadDim);
   static constexpr int kHalfBytes = kTileLen * 128;    // [64 rows, 64 dims]
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  static constexpr bool kWarpgroup = kRows == 64;  // the four warps multiply as one, with wgmma
-  static constexpr bool kBulk = true;              // tiles come by bulk copies that one warp starts
-#else
-  static constexpr bool kWarpgroup = false;
-  static constexpr bool kBulk = false;
-#endif
 
  public:
-  __device__ MmaItem(const Launch& launch, const PlanView& plan, const PackedItem& item, int kv_head, char* shared,
-                     Ring& ring)
+  __device__ MmaItem(const Launch& launch, const PlanView& plan, const PackedItem& item, char* shared)
       : launch_(launch),
         plan_(plan),
         item_(item),
-        kv_head_(kv_head),
+        kv_head_(item.kv_head),
         shared_(shared),
-        ring_(ring),
-        first_(ring.position),
         tiles_(plan.tiles() + item.tile_begin),
         mask_words_(plan.mask_words()),
         lane_(threadIdx.x % 32),
@@ -61,7 +44,7 @@ class MmaItem {
       in_group_[i] = in_group < item.num_queries ? in_group : -1;
       if (in_group_[i] < 0) continue;
       query_[i] = plan.group_queries()[item.query_begin + in_group];
-      head_[i] = kv_head * launch.group_size + row % launch.group_size;
+      head_[i] = kv_head_ * launch.group_size + row % launch.group_size;
     }
   }
 
@@ -79,10 +62,9 @@ class MmaItem {
     for (int t = 0; t < item_.num_tiles; ++t) {
       const uint64_t valid = mask.valid;
       uint64_t seen[2] = {next_seen[0], next_seen[1]};
-      if constexpr (!kBulk) cuda::cp_async_wait<kMmaStages - 2>();
+      cuda::cp_async_wait<kMmaStages - 2>();
       __syncthreads();  // no warp is at the tile before any more, whose place the next copy takes
       start_copy(t + kMmaStages - 1, next_pages);
-      if constexpr (kBulk) cuda::wait_barrier(ring_.full + stage(t), (first_ + t) / kMmaStages % 2);
       // What later tiles need is asked for a tile ahead, so that no load is waited for.
       next_pages = read_pages(t + kMmaStages);
       mask = next_mask;
@@ -91,17 +73,15 @@ class MmaItem {
       char* k = shared_ + stage(t) * 2 * kTileBytes;
       if (valid != ~uint64_t{0}) {
         clear_unread_rows(k + kTileBytes, valid);
-        if constexpr (kBulk) cuda::fence_async_proxy();
         __syncthreads();
       }
       const int shift = warp_n_ * kWarpLen;
       if constexpr (kWarpLen < 64) {
         for (int i = 0; i < 2; ++i) seen[i] = (seen[i] >> shift) & ((uint64_t{1} << kWarpLen) - 1);
       }
-      if (!kWarpgroup && !__any_sync(0xffffffffu, (seen[0] | seen[1]) != 0)) continue;
+      if (!__any_sync(0xffffffffu, (seen[0] | seen[1]) != 0)) continue;
       attend_tile(cuda::shared_address(k), cuda::shared_address(k + kTileBytes), seen);
     }
-    ring_.position += item_.num_tiles;
     finish();
   }
 
@@ -116,14 +96,10 @@ class MmaItem {
     return __ldg(reinterpret_cast<const int4*>(tiles_[t].page));
   }
 
-  __device__ int stage(int t) const { return (first_ + t) % kMmaStages; }
+  __device__ static int stage(int t) { return t % kMmaStages; }
 
-  // One page of one half of the head_dim is 2048 consecutive bytes: a bulk copy, or 16 bytes from each thread.
+  // One page of one half of the head_dim is 2048 consecutive bytes, 16 from each thread.
   __device__ void start_copy(int t, const int4& pages) {
-    if constexpr (kBulk) {
-      if (threadIdx.x < 32 && t < item_.num_tiles) start_bulk_copy(t, pages);
-      return;
-    }
     const uint32_t to = cuda::shared_address(shared_) + stage(t) * 2 * kTileBytes + threadIdx.x * 16;
     const int page[kTilePages] = {pages.x, pages.y, pages.z, pages.w};
 #pragma unroll
@@ -139,21 +115,6 @@ class MmaItem {
       }
     }
     cuda::cp_async_commit();
-  }
-
-  // Lanes 0 .. 4 * 2 * kHalves - 1 of the first warp copy one half page each.
-  __device__ void start_bulk_copy(int t, const int4& pages) {
-    uint64_t* full = ring_.full + stage(t);
-    const int num_pages = (pages.x >= 0) + (pages.y >= 0) + (pages.z >= 0) + (pages.w >= 0);
-    if (lane_ == 0) cuda::expect_bytes(full, num_pages * 2 * kHalves * 2048);
-    __syncwarp();
-    const int p = lane_ % 4, half = lane_ / 4 % kHalves, is_v = lane_ / 4 / kHalves;
-    const int page = p == 0 ? pages.x : p == 1 ? pages.y : p == 2 ? pages.z : pages.w;
-    if (is_v > 1 || page < 0) return;
-    const int64_t block = (static_cast<int64_t>(page) * launch_.num_kv_heads + kv_head_) * kHalves + half;
-    const uint32_t to =
-        cuda::shared_address(shared_) + (stage(t) * 2 + is_v) * kTileBytes + half * kHalfBytes + p * 2048;
-    cuda::bulk_copy(to, (is_v ? launch_.v : launch_.k) + block * (kCudaPageSize * 64), 2048, full);
   }
 
   __device__ void load_q() {
@@ -211,25 +172,15 @@ class MmaItem {
 
   // s = Q K^T
   __device__ void multiply_q(uint32_t k, float (&s)[kWarpLen / 8][4]) {
-    if constexpr (kWarpgroup) {
-      cuda::wgmma_fence();
+    const int first = warp_n_ * kWarpLen;
 #pragma unroll
-      for (int step = 0; step < kHeadDim / 16; ++step)
-        cuda::wgmma_n64<0>(s, q_[step], cuda::swizzled_matrix(k + step / 4 * kHalfBytes + step % 4 * 32, 16, 1024),
-                           step > 0);
-      cuda::wgmma_commit();
-      cuda::wgmma_wait<0>();
-    } else {
-      const int first = warp_n_ * kWarpLen;
+    for (int step = 0; step < kHeadDim / 16; ++step) {
 #pragma unroll
-      for (int step = 0; step < kHeadDim / 16; ++step) {
-#pragma unroll
-        for (int n = 0; n < kWarpLen / 16; ++n) {
-          uint32_t b[4];
-          cuda::ldmatrix_x4(b, piece_address(k, first + n * 16 + lane_ % 8 + lane_ / 16 * 8, step * 2 + lane_ / 8 % 2));
-          cuda::mma_bf16(s[2 * n], q_[step], b[0], b[1]);
-          cuda::mma_bf16(s[2 * n + 1], q_[step], b[2], b[3]);
-        }
+      for (int n = 0; n < kWarpLen / 16; ++n) {
+        uint32_t b[4];
+        cuda::ldmatrix_x4(b, piece_address(k, first + n * 16 + lane_ % 8 + lane_ / 16 * 8, step * 2 + lane_ / 8 % 2));
+        cuda::mma_bf16(s[2 * n], q_[step], b[0], b[1]);
+        cuda::mma_bf16(s[2 * n + 1], q_[step], b[2], b[3]);
       }
     }
   }
@@ -285,28 +236,16 @@ class MmaItem {
     uint32_t p[kWarpLen / 16][4];
 #pragma unroll
     for (int step = 0; step < kWarpLen / 16; ++step) weights(s, step, p[step]);
-    if constexpr (kWarpgroup) {
-      cuda::wgmma_fence();
+    const int first = warp_n_ * kWarpLen;
 #pragma unroll
-      for (int step = 0; step < kWarpLen / 16; ++step) {
-        const uint64_t part = cuda::swizzled_matrix(v + step * 2048, kHalfBytes, 1024);
-        if constexpr (kHeadDim == 128) cuda::wgmma_n128<1>(o_, p[step], part, true);
-        else cuda::wgmma_n64<1>(o_, p[step], part, true);
-      }
-      cuda::wgmma_commit();
-      cuda::wgmma_wait<0>();
-    } else {
-      const int first = warp_n_ * kWarpLen;
+    for (int step = 0; step < kWarpLen / 16; ++step) {
 #pragma unroll
-      for (int step = 0; step < kWarpLen / 16; ++step) {
-#pragma unroll
-        for (int n = 0; n < kHeadDim / 16; ++n) {
-          uint32_t b[4];
-          cuda::ldmatrix_x4_transposed(
-              b, piece_address(v, first + step * 16 + lane_ % 8 + lane_ / 8 % 2 * 8, n * 2 + lane_ / 16));
-          cuda::mma_bf16(o_[2 * n], p[step], b[0], b[1]);
-          cuda::mma_bf16(o_[2 * n + 1], p[step], b[2], b[3]);
-        }
+      for (int n = 0; n < kHeadDim / 16; ++n) {
+        uint32_t b[4];
+        cuda::ldmatrix_x4_transposed(
+            b, piece_address(v, first + step * 16 + lane_ % 8 + lane_ / 8 % 2 * 8, n * 2 + lane_ / 16));
+        cuda::mma_bf16(o_[2 * n], p[step], b[0], b[1]);
+        cuda::mma_bf16(o_[2 * n + 1], p[step], b[2], b[3]);
       }
     }
   }
@@ -329,10 +268,7 @@ class MmaItem {
     }
     if constexpr (kWarpsN > 1) merge_warps();
     if (warp_n_ == 0) write_rows();
-    if constexpr (kBulk && kWarpsN > 1) cuda::fence_async_proxy();  // merge_warps wrote where the next copies go
-    __syncthreads();
-    if (item_.partial_begin >= 0)
-      publish_partials(launch_, plan_, item_, kv_head_, threadIdx.x, kMmaThreads);
+    __syncthreads();  // the next item's copies go where states were merged
   }
 
   // Adds the states of warps with the same rows and other tokens to that of the first of them.
@@ -381,32 +317,9 @@ class MmaItem {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (in_group_[i] < 0) continue;
-      const float scale = sum_[i] > 0 ? 1 / sum_[i] : 0;
-      if (item_.partial_begin < 0) {
-        __nv_bfloat16* out =
-            launch_.out + (static_cast<int64_t>(query_[i]) * launch_.num_qo_heads + head_[i]) * kHeadDim;
-#pragma unroll
-        for (int n = 0; n < kHeadDim / 8; ++n)
-          *reinterpret_cast<uint32_t*>(out + n * 8 + lane_ % 4 * 2) =
-              cuda::pack_bf16(o_[n][2 * i] * scale, o_[n][2 * i + 1] * scale);
-        continue;
-      }
-      const int64_t row =
-          static_cast<int64_t>(item_.partial_begin + in_group_[i]) * launch_.num_qo_heads + head_[i];
-      __half* to = launch_.partial_o + row * kHeadDim + lane_ % 4 * 8;
-#pragma unroll
-      for (int n = 0; n < kHeadDim / 8; n += 4) {
-        uint32_t pairs[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const __half2 pair = __floats2half2_rn(o_[n + j][2 * i] * scale, o_[n + j][2 * i + 1] * scale);
-          pairs[j] = *reinterpret_cast<const uint32_t*>(&pair);
-        }
-        __stcg(reinterpret_cast<uint4*>(to + n * 8), make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]));
-      }
-      if (lane_ % 4 == 0)
-        __stcg(launch_.partial_lse + row,
-               sum_[i] > 0 ? max_[i] * launch_.scale_log2 + __log2f(sum_[i]) : -INFINITY);
+      const float lse = sum_[i] > 0 ? max_[i] * launch_.scale_log2 + __log2f(sum_[i]) : -INFINITY;
+      write_row<kHeadDim>(launch_, item_, in_group_[i], query_[i], head_[i], lse, sum_[i] > 0 ? 1 / sum_[i] : 0,
+                          [&](int n) { return make_float2(o_[n][2 * i], o_[n][2 * i + 1]); });
     }
   }
 
@@ -415,8 +328,6 @@ class MmaItem {
   const PackedItem& item_;
   const int kv_head_;
   char* shared_;
-  Ring& ring_;
-  const uint32_t first_;  // ring position of the item's first tile
   const KvTile* tiles_;
   const uint64_t* mask_words_;
   const int lane_, warp_m_, warp_n_;
@@ -427,52 +338,21 @@ class MmaItem {
   float sum_[2] = {};
 };
 
-// Asks for the first tiles of an item before the kernels in front have ended. A hint to L2, which stays coherent: what
-// they still write is read later, from there.
-template <int kHeadDim>
-__device__ void prefetch_item(const Launch& launch, const PlanView& plan, const PackedItem& item, int kv_head) {
-  constexpr int kTiles = 4, kHalves = kHeadDim / 64, kLines = 16;  // lines of 128 bytes in a half of a page
-  for (int t = 0; t < min(item.num_tiles, kTiles); ++t) {
-    const KvTile* tile = plan.tiles() + item.tile_begin + t;
-    for (int i = threadIdx.x; i < kTilePages * kHalves * kLines; i += kMmaThreads) {
-      const int page = __ldg(&tile->page[i / (kHalves * kLines)]);
-      if (page < 0) continue;
-      const int64_t block = (static_cast<int64_t>(page) * launch.num_kv_heads + kv_head) * kHalves;
-      const int64_t at = block * (kCudaPageSize * 64) + i % (kHalves * kLines) * 64;
-      cuda::prefetch_l2(launch.k + at);
-      cuda::prefetch_l2(launch.v + at);
-    }
-  }
-}
-
 template <int kHeadDim>
 __global__ __launch_bounds__(kMmaThreads, 2) void tree_attention_mma_kernel(const __grid_constant__ Launch launch) {
-  extern __shared__ __align__(1024) char shared[];
-  __shared__ uint64_t full[kMmaStages];
+  extern __shared__ __align__(1024) char shared_bytes[];
   const PlanView plan(launch.plan);
-  const int bin = blockIdx.x / launch.num_kv_heads, kv_head = blockIdx.x % launch.num_kv_heads;
-  cuda::let_next_kernel_start();
-  if (bin >= plan.header->num_bins) return;
-  const PackedBin work = plan.bins()[bin];
-  NextMerge next;
-  next.load(plan, bin);
-  prefetch_item<kHeadDim>(launch, plan, work.first, kv_head);
-#if __CUDA_ARCH__ >= 900
-  if (threadIdx.x < kMmaStages) cuda::init_barrier(full + threadIdx.x, 1);
-  cuda::fence_barrier_init();
-  __syncthreads();
-#endif
-  Ring ring{full, 0};
-  cuda::wait_for_previous_kernel();
+  const PackedBin work = plan.bins()[blockIdx.x];
+  const Merger<kHeadDim> merger(launch, plan, blockIdx.x, kMmaThreads);
   PackedItem item = work.first;
   for (int i = work.next_begin; i <= work.next_end && item.num_tiles > 0; ++i) {
     const int num_rows = item.num_queries * launch.group_size;
-    if (num_rows <= 16) MmaItem<kHeadDim, 16>(launch, plan, item, kv_head, shared, ring).run();
-    else if (num_rows <= 32) MmaItem<kHeadDim, 32>(launch, plan, item, kv_head, shared, ring).run();
-    else MmaItem<kHeadDim, 64>(launch, plan, item, kv_head, shared, ring).run();
+    if (num_rows <= 16) MmaItem<kHeadDim, 16>(launch, plan, item, shared_bytes).run();
+    else if (num_rows <= 32) MmaItem<kHeadDim, 32>(launch, plan, item, shared_bytes).run();
+    else MmaItem<kHeadDim, 64>(launch, plan, item, shared_bytes).run();
     if (i < work.next_end) item = plan.items()[i];
   }
-  merge_bin<kHeadDim>(launch, plan, next, bin, kv_head, threadIdx.x / 32, kMmaThreads / 32);
+  merger.run();
 }
 
 }  // namespace deftree::attention

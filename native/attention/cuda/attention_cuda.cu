@@ -6,16 +6,32 @@
 #include <string>
 
 #include "attention/cuda/attend_mma.cuh"
+#include "attention/cuda/attend_wgmma.cuh"
 #include "common/error.h"
+#include "cuda/launch.cuh"
 
 namespace deftree::attention {
 namespace {
 
-using Kernel = void (*)(Launch);
+// A kernel and how it is launched.
+struct Kernel {
+  void (*run)(Launch);
+  int num_threads, shared_bytes;
+  bool overlaps;  // starts while the kernel in front still runs
+};
 
-Kernel choose_kernel(int head_dim) {
-  if (head_dim == 64) return tree_attention_mma_kernel<64>;
-  if (head_dim == 128) return tree_attention_mma_kernel<128>;
+bool has_wgmma(int compute_capability) { return compute_capability == 90; }
+
+template <int kHeadDim>
+Kernel choose_kernel(int compute_capability) {
+  if (has_wgmma(compute_capability))
+    return {tree_attention_wgmma_kernel<kHeadDim>, kWgmmaThreads, sizeof(WgmmaShared<kHeadDim>), true};
+  return {tree_attention_mma_kernel<kHeadDim>, kMmaThreads, mma_shared_bytes(kHeadDim), false};
+}
+
+Kernel choose_kernel(int head_dim, int compute_capability) {
+  if (head_dim == 64) return choose_kernel<64>(compute_capability);
+  if (head_dim == 128) return choose_kernel<128>(compute_capability);
   throw Error(ErrorCode::kBadArgument,
               "attention on the GPU has kernels for head_dim 64 and 128, not " + std::to_string(head_dim));
 }
@@ -42,55 +58,57 @@ bool same_shape(const AttentionShape& a, const AttentionShape& b) {
 
 }  // namespace
 
-int CudaDevice::num_bins(const AttentionShape& shape) const {
-  return std::max(num_processors * blocks_per_processor / shape.num_kv_heads, 1);
-}
+int CudaDevice::num_bins() const { return num_processors * blocks_per_processor; }
 
 CudaDevice query_cuda_device(int device_index, int head_dim) {
   cuda::check(cudaSetDevice(device_index), "cannot use the GPU");
   cudaDeviceProp properties{};
   cuda::check(cudaGetDeviceProperties(&properties, device_index), "cannot read the GPU's properties");
-  const Kernel kernel = choose_kernel(head_dim);
-  const int shared_bytes = mma_shared_bytes(head_dim);
-  cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-              "the GPU has too little shared memory for attention");
   CudaDevice device;
   device.num_processors = properties.multiProcessorCount;
   device.compute_capability = properties.major * 10 + properties.minor;
-  cuda::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&device.blocks_per_processor, kernel, kMmaThreads,
-                                                            shared_bytes),
+  const Kernel kernel = choose_kernel(head_dim, device.compute_capability);
+  cuda::check(cudaFuncSetAttribute(kernel.run, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes),
+              "the GPU has too little shared memory for attention");
+  cuda::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&device.blocks_per_processor, kernel.run,
+                                                            kernel.num_threads, kernel.shared_bytes),
               "cannot run the attention kernel on this GPU");
   return device;
 }
 
 PlanDevice cuda_plan_device(const CudaDevice& device) {
-  return {.num_processors = device.num_processors * device.blocks_per_processor,
-          .min_chunk_len = kTileLen,
-          .max_group_rows = kMmaMaxRows,
-          .chunk_align = kTilePages,
-          .read_cost = 128,
-          .state_cost = 64,
-          .lateness = 0};
+  PlanDevice plan{.num_processors = device.num_processors * device.blocks_per_processor,
+                  .min_chunk_len = kTileLen,
+                  .max_group_rows = kMmaMaxRows,
+                  .chunk_align = kTilePages,
+                  .read_cost = 128,
+                  .state_cost = 64,
+                  .lateness = 0};
+  if (!has_wgmma(device.compute_capability)) return plan;
+  plan.max_group_rows = kWgmmaMaxRows;
+  plan.row_step = kPartRows;
+  plan.read_cost = 160;
+  plan.reads_ahead = true;
+  plan.wide_tokens = 160;
+  plan.enough_tasks = 4;
+  return plan;
 }
 
 DevicePlan::DevicePlan(const AttentionShape& shape, const CudaDevice& device) : shape_(shape), device_(device) {
-  choose_kernel(shape.head_dim);
+  choose_kernel(shape.head_dim, device.compute_capability);
   cuda::check(cudaEventCreateWithFlags(&uploaded_, cudaEventDisableTiming), "cannot create a CUDA event");
 }
 
 DevicePlan::~DevicePlan() { cudaEventDestroy(uploaded_); }
 
-bool DevicePlan::reserve(size_t plan_bytes, int num_queries, int num_partials) {
-  const size_t num_arrivals = static_cast<size_t>(num_queries) * shape_.num_kv_heads;
+bool DevicePlan::reserve(size_t plan_bytes, int num_partials) {
   const size_t num_states = static_cast<size_t>(num_partials) * shape_.num_qo_heads;
-  if (plan_bytes <= bytes_.size() && num_arrivals <= arrivals_.size() && num_states <= partial_lse_.size())
-    return false;
+  if (plan_bytes <= bytes_.size() && num_states <= partial_lse_.size()) return false;
   cuda::check(cudaEventSynchronize(uploaded_), "work on the GPU failed");
   if (plan_bytes > bytes_.size()) {
     staging_ = cuda::PinnedBuffer<std::byte>(plan_bytes);
     bytes_ = cuda::DeviceBuffer<std::byte>(plan_bytes);
   }
-  if (num_arrivals > arrivals_.size()) arrivals_ = cuda::DeviceBuffer<uint32_t>(num_arrivals);
   if (num_states > partial_lse_.size()) {
     partial_lse_ = cuda::DeviceBuffer<float>(num_states);
     partial_o_ = cuda::DeviceBuffer<__half>(num_states * shape_.head_dim);
@@ -99,24 +117,31 @@ bool DevicePlan::reserve(size_t plan_bytes, int num_queries, int num_partials) {
 }
 
 bool DevicePlan::upload(const Plan& plan, cudaStream_t stream) {
-  pack_plan(plan, shape_, device_.num_bins(shape_), packed_);
-  if (packed_.header().max_rows > kMmaMaxRows)
+  pack_plan(plan, shape_, device_.num_bins(), packed_);
+  const bool wide = has_wgmma(device_.compute_capability);
+  const int part_rows = kPartRows / shape_.group_size() * shape_.group_size();
+  const int max_rows = wide ? kWgmmaParts * part_rows : kMmaMaxRows;
+  if (packed_.header().max_rows > max_rows)
     throw Error(ErrorCode::kBadArgument, "attention plan: a group of " + std::to_string(packed_.header().max_rows) +
-                                             " rows; the kernels take " + std::to_string(kMmaMaxRows));
-  const bool moved = reserve(packed_.bytes.size(), plan.counters.num_queries, plan.num_partials);
+                                             " rows; the kernels take " + std::to_string(max_rows));
+  const bool moved = reserve(packed_.bytes.size(), plan.num_partials);
   cuda::check(cudaEventSynchronize(uploaded_), "the copy of the attention plan failed");
   std::memcpy(staging_.data(), packed_.bytes.data(), packed_.bytes.size());
   cuda::check(cudaMemcpyAsync(bytes_.data(), staging_.data(), packed_.bytes.size(), cudaMemcpyHostToDevice, stream),
               "cannot copy the attention plan to the GPU");
   cuda::check(cudaEventRecord(uploaded_, stream), "cannot record a CUDA event");
+  num_states_ = static_cast<size_t>(plan.num_partials) * shape_.num_qo_heads;
   begin_step(stream);
   return moved;
 }
 
 void DevicePlan::begin_step(cudaStream_t stream) {
   launches_ = 0;
-  if (arrivals_.size() == 0) return;
-  cuda::check(cudaMemsetAsync(arrivals_.data(), 0, arrivals_.bytes(), stream), "cannot clear the attention counters");
+  if (num_states_ == 0) return;
+  // All bits set: of the epoch before the first layer's.
+  const size_t bytes = num_states_ * shape_.head_dim * sizeof(__half);
+  cuda::check(cudaMemsetAsync(partial_lse_.data(), 0xff, num_states_ * sizeof(float), stream), "cannot clear states");
+  cuda::check(cudaMemsetAsync(partial_o_.data(), 0xff, bytes, stream), "cannot clear states");
 }
 
 void run(const CudaAttentionParams& params, DevicePlan& plan, cudaStream_t stream) {
@@ -134,29 +159,20 @@ void run(const CudaAttentionParams& params, DevicePlan& plan, cudaStream_t strea
                       .v = params.kv.v,
                       .partial_o = plan.partial_o_.data(),
                       .partial_lse = plan.partial_lse_.data(),
-                      .arrivals = plan.arrivals_.data(),
                       .q_stride = params.q_stride,
                       .num_qo_heads = shape.num_qo_heads,
                       .num_kv_heads = shape.num_kv_heads,
                       .group_size = shape.group_size(),
                       .scale_log2 = params.sm_scale * kLog2E,
-                      .round = ++plan.launches_};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(plan.device_.num_bins(shape) * shape.num_kv_heads);
-  config.blockDim = dim3(kMmaThreads);
-  config.dynamicSmemBytes = mma_shared_bytes(shape.head_dim);
-  config.stream = stream;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = plan.device_.compute_capability >= 90 ? 1 : 0;
-  cuda::check(cudaLaunchKernelEx(&config, choose_kernel(shape.head_dim), launch), "cannot launch attention");
+                      .epoch = plan.launches_++ % 2};
+  const Kernel kernel = choose_kernel(shape.head_dim, plan.device_.compute_capability);
+  cuda::launch_chained(kernel.run, dim3(plan.device_.num_bins()), dim3(kernel.num_threads),
+                       kernel.shared_bytes, stream, kernel.overlaps, "cannot launch attention", launch);
 }
 
 void append_kv(const AttentionShape& shape, const CudaKvLayer& kv, const __nv_bfloat16* k, const __nv_bfloat16* v,
                int stride, const int32_t* slots, int num_tokens, cudaStream_t stream) {
-  choose_kernel(shape.head_dim);
+  choose_kernel(shape.head_dim, 0);
   if (num_tokens == 0) return;
   const auto kernel = shape.head_dim == 64 ? append_kv_kernel<64> : append_kv_kernel<128>;
   kernel<<<num_tokens, 128, 0, stream>>>(shape, kv, k, v, stride, slots);

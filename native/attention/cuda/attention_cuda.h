@@ -18,16 +18,17 @@ struct CudaDevice {
   int blocks_per_processor = 0;  // thread blocks of the attention kernel that fit on one
   int compute_capability = 0;    // major * 10 + minor
 
-  // Thread blocks that compute for one KV head; all blocks of a launch are on the GPU at the same time.
-  int num_bins(const AttentionShape& shape) const;
+  // Thread blocks of a launch; all are on the GPU at the same time.
+  int num_bins() const;
 };
 
 // Throws kDevice when there is no usable GPU and kBadArgument for a head_dim with no kernel.
 CudaDevice query_cuda_device(int device_index, int head_dim);
 
-// Groups of 64 rows fill a kernel's tile; cuts go between tiles. A block's share of the memory bandwidth lets a token
-// arrive in the time that the tensor cores need for about 128 rows, so reading decides; writing and merging a row's
-// partial state moves as many bytes as two tokens of K and V. One item per block: a second wave costs as much again.
+// What the partition must know. On compute capability 9.0 a block takes groups of 128 rows, 64 in each of two
+// warpgroups, and reads ahead of them: a token that no other item reads arrives in the time of 160 rows' arithmetic. On
+// 8.0 groups are of 64 rows, and writing and merging a row's partial state moves as many bytes as two tokens of K and V.
+// Cuts go between tiles. One item for each block: a second wave costs as much again.
 PlanDevice cuda_plan_device(const CudaDevice& device);
 
 // A plan in device memory with the workspace of its partial states. Addresses stay the same until reserve() must grow,
@@ -36,14 +37,16 @@ class DevicePlan {
  public:
   DevicePlan(const AttentionShape& shape, const CudaDevice& device);
 
-  // Makes room for plans of so many bytes, queries and partial slots. Returns whether addresses changed: graphs must
-  // then be captured again.
-  bool reserve(size_t plan_bytes, int num_queries, int num_partials);
+  // Makes room for plans of so many bytes and partial slots. Returns whether addresses changed: graphs must then be
+  // captured again.
+  bool reserve(size_t plan_bytes, int num_partials);
   // Copies the plan to the device as work of `stream`, in one copy. Calls begin_step. Waits for the copy of the upload
   // before it (long done in practice) because both use the same page-locked memory. Returns what reserve() returns.
+  // The plan's tiles are marked where this step writes a token (kTileFresh): those wait for the kernel in front.
   bool upload(const Plan& plan, cudaStream_t stream);
-  // Must come before the first layer of each step, also in a captured graph that is replayed without an upload:
-  // layers count the states that arrived, from zero.
+  // Must come before the first layer of each step: marks the partial states of the uploaded plan as unwritten. A graph
+  // that holds it is good for that plan. It also parts the steps: kernels of a step read K and V of earlier steps before
+  // the kernel in front has ended, so what moves or writes those must be in the stream before it.
   void begin_step(cudaStream_t stream);
 
   const PackedPlan& packed() const { return packed_; }
@@ -57,10 +60,10 @@ class DevicePlan {
   PackedPlan packed_;
   cuda::PinnedBuffer<std::byte> staging_;
   cuda::DeviceBuffer<std::byte> bytes_;
-  cuda::DeviceBuffer<uint32_t> arrivals_;    // [num_queries, num_kv_heads] states that are written
   cuda::DeviceBuffer<__half> partial_o_;     // [num_partials, num_qo_heads, head_dim]
   cuda::DeviceBuffer<float> partial_lse_;    // [num_partials, num_qo_heads] base 2
   cudaEvent_t uploaded_ = nullptr;
+  size_t num_states_ = 0;                    // partial states of the uploaded plan
   uint32_t launches_ = 0;                    // since begin_step
 
  public:

@@ -167,6 +167,43 @@ TEST(small_every_policy_on_every_shape) {
   }
 }
 
+// Groups that fill both warpgroups, with and without a remainder, over chunks that some of a group's queries do not see.
+TEST(small_wide_groups) {
+  if (!has_gpu()) return;
+  for (int group_size : {1, 3, 4, 8}) {
+    const AttentionShape shape{2 * group_size, 2, 128, 16};
+    const CudaDevice gpu = query_cuda_device(0, shape.head_dim);
+    TreeSnapshot tree = star_tree(200, 150 / group_size, 20).snapshot(16);
+    const int num_pages = pack_small_nodes(tree);
+    Layer layer(std::move(tree), num_pages, shape, 11);
+    PlanDevice device = cuda_plan_device(gpu);
+    for (int processors : {1, device.num_processors}) {
+      device.num_processors = processors;
+      check_policies(layer, device, gpu, "wide groups, " + shape_text(shape));
+    }
+  }
+}
+
+// Thousands of fresh tokens of one branch: chunked prefill over a shared prefix.
+TEST(a_prefill_chunk) {
+  if (!has_gpu()) return;
+  const AttentionShape shape{8, 2, 128, 16};
+  const CudaDevice gpu = query_cuda_device(0, shape.head_dim);
+  TreeSnapshot tree = prefill_tree(300, 2100).snapshot(16);
+  const int num_pages = pack_small_nodes(tree);
+  Layer layer(std::move(tree), num_pages, shape, 5);
+  check_policies(layer, cuda_plan_device(gpu), gpu, "prefill");
+  const AttentionShape llama{32, 8, 128, 16};
+  Plan plan;
+  PackedPlan packed;
+  make_plan(layer.tree, Policy::kDeftFlatten, llama, cuda_plan_device(gpu), plan);
+  CHECK_EQ(plan.num_partials, 0);  // enough items without cutting the KV
+  pack_plan(plan, llama, gpu.num_bins(), packed);
+  int num_masked = 0;
+  for (const KvTile& tile : packed.tiles) num_masked += tile.mask_begin >= 0;
+  CHECK(num_masked <= 2 * plan.counters.num_items);  // only where the fresh tokens of the item itself stand
+}
+
 TEST(random_trees) {
   if (!has_gpu()) return;
   for (unsigned seed = 0; seed < 40; ++seed) {

@@ -19,16 +19,21 @@ struct Launch {
   const __nv_bfloat16* v;
   __half* partial_o;   // [num_partials, num_qo_heads, head_dim], a row in the order of partial_dim
   float* partial_lse;  // [num_partials, num_qo_heads] base 2, of scores times scale_log2
-  uint32_t* arrivals;  // [num_queries, num_kv_heads]
   int q_stride, num_qo_heads, num_kv_heads, group_size;
   float scale_log2;    // sm_scale * log2(e)
-  uint32_t round;      // 1 for the first layer of a step: arrivals are counted over all layers
+  uint32_t epoch;      // 0 or 1, not that of the layer before
 };
 
 // A partial state is a mean of values of V, so half precision holds it four times finer than the bf16 of the output,
 // at half the traffic of floats, which for short steps with many queries exceeds that of K and V. Its dims stand in the
 // order in which a thread holds them after a matrix product: pair i of a row is dims partial_dim(i), + 1.
+//
 __device__ constexpr int partial_dim(int pair) { return (pair / 16 * 4 + pair % 4) * 8 + pair / 4 % 4 * 2; }
+
+// The lowest bit of each 4-byte word of a state is the epoch of the layer that wrote it. Who merges a state looks at
+// the data itself until all of it is of this layer (as NCCL's LL protocol does): no counter, no fence, one trip through
+// L2.
+__device__ __forceinline__ uint32_t stamp(uint32_t word, uint32_t epoch) { return (word & ~1u) | epoch; }
 
 struct PlanView {
   const PackedPlanHeader* header;
@@ -51,119 +56,171 @@ struct PlanView {
   }
 };
 
-// Counts the item's partial states as written. All threads of the block call it after their stores.
-__device__ inline void publish_partials(const Launch& launch, const PlanView& plan, const PackedItem& item,
-                                        int kv_head, int thread, int num_threads) {
-  for (int i = thread; i < item.num_queries; i += num_threads) {
-    const int query = plan.group_queries()[item.query_begin + i];
-    cuda::add_release(launch.arrivals + query * launch.num_kv_heads + kv_head, 1);
+// Writes this thread's share of a row's result, to the output or as a partial state. in_group: the query's place in the
+// item's group; lse in base 2; pair(n): what the thread holds of dims [8 n, 8 n + 8), not yet times `scale`.
+template <int kHeadDim, class Pair>
+__device__ __forceinline__ void write_row(const Launch& launch, const PackedItem& item, int in_group, int query,
+                                          int head, float lse, float scale, Pair pair) {
+  const int lane = threadIdx.x % 32;
+  if (item.partial_begin < 0) {
+    __nv_bfloat16* out = launch.out + (static_cast<int64_t>(query) * launch.num_qo_heads + head) * kHeadDim;
+#pragma unroll
+    for (int n = 0; n < kHeadDim / 8; ++n) {
+      const float2 o = pair(n);
+      *reinterpret_cast<uint32_t*>(out + n * 8 + lane % 4 * 2) = cuda::pack_bf16(o.x * scale, o.y * scale);
+    }
+    return;
   }
+  const int64_t row = static_cast<int64_t>(item.partial_begin + in_group) * launch.num_qo_heads + head;
+  __half* to = launch.partial_o + row * kHeadDim + lane % 4 * 8;
+#pragma unroll
+  for (int n = 0; n < kHeadDim / 8; n += 4) {
+    uint32_t halves[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float2 o = pair(n + j);
+      const __half2 rounded = __floats2half2_rn(o.x * scale, o.y * scale);
+      halves[j] = stamp(*reinterpret_cast<const uint32_t*>(&rounded), launch.epoch);
+    }
+    cuda::store_relaxed_16(to + n * 8, make_uint4(halves[0], halves[1], halves[2], halves[3]));
+  }
+  constexpr float kLowest = -3e38f;  // for -inf, which stamped would be NaN
+  if (lane % 4 == 0)
+    cuda::store_relaxed(launch.partial_lse + row, stamp(__float_as_uint(fmaxf(lse, kLowest)), launch.epoch));
 }
 
-// One warp merges the states of one query head: O = sum 2^(lse_i - max) O_i / sum 2^(lse_i - max). The first states are
-// asked for together with their LSEs. slot: of this lane among the first 32.
+// Merges what falls to this block of the (query, KV head) pairs: O = sum 2^(lse_i - max) O_i / sum 2^(lse_i - max). The
+// block's first num_threads call run() once they have computed the block's items. They wait for blocks that are
+// computing, never for one that waits, so all come to an end as long as all are on the GPU.
+//
+// A thread takes 16 bytes of a row (one query head of a query), asks for kBatch states at once, and asks for the first
+// of its next row before it computes this one.
 template <int kHeadDim>
-__device__ inline void merge_states(const Launch& launch, const int32_t* slots, int num_slots, int slot, int head,
-                                    __nv_bfloat16* out) {
-  constexpr int kLaneDims = kHeadDim / 32, kLoads = 16;
-  uint2 parts[kLoads];  // kLaneDims halves
-  const int lane = threadIdx.x % 32;
-  float sum = 0, max = -INFINITY;
-  float o[kLaneDims] = {};
-  for (int begin = 0; begin < num_slots; begin += 32) {
-    const int count = min(32, num_slots - begin);
-    if (begin > 0) slot = lane < count ? slots[begin + lane] : 0;
-    const int row = slot * launch.num_qo_heads + head;
-    const float lse = lane < count ? __ldcg(launch.partial_lse + row) : -INFINITY;
-    auto load_parts = [&](int first) {
+class Merger {
+  static constexpr int kRowThreads = kHeadDim / 8, kBatch = PackedMerge::kFirstSlots;
+
+  struct Row {
+    PackedMerge merge;
+    int head;
+  };
+  struct Batch {
+    int at[kBatch];  // state and query head
+    uint32_t lse[kBatch];
+    uint4 part[kBatch];
+  };
+
+ public:
+  // Reads the plan only: plans do not change while a kernel runs.
+  __device__ Merger(const Launch& launch, const PlanView& plan, int bin, int num_threads)
+      : launch_(launch),
+        plan_(plan),
+        bin_(bin),
+        stride_(num_threads / kRowThreads),
+        num_bins_(plan.header->num_bins),
+        num_pairs_(plan.header->num_merges * launch.num_kv_heads) {
+    for (int r = first_row(); has_row(r) && r < 2 * stride_; r += stride_) cuda::prefetch_l1(merge_of(r));
+  }
+
+  __device__ void run() const {
+    int r = first_row();
+    if (!has_row(r)) return;
+    Row row = read_row(r), next_row{};
+    if (has_row(r + stride_)) next_row = read_row(r + stride_);
+    Batch batch, next_batch;
+    load(row, 0, batch);
+    for (;; r += stride_) {
+      const bool more = has_row(r + stride_);
+      if (more) load(next_row, 0, next_batch);
+      Row row_after{};
+      if (has_row(r + 2 * stride_)) row_after = read_row(r + 2 * stride_);
+      merge_row(row, batch);
+      if (!more) return;
+      row = next_row;
+      next_row = row_after;
+      batch = next_batch;
+    }
+  }
+
+ private:
+  __device__ int first_row() const { return threadIdx.x / kRowThreads; }
+  __device__ int pair_of(int r) const { return bin_ + r / launch_.group_size * num_bins_; }
+  __device__ bool has_row(int r) const { return pair_of(r) < num_pairs_; }
+  __device__ const PackedMerge* merge_of(int r) const { return plan_.merges() + pair_of(r) / launch_.num_kv_heads; }
+  __device__ Row read_row(int r) const {
+    return {*merge_of(r), pair_of(r) % launch_.num_kv_heads * launch_.group_size + r % launch_.group_size};
+  }
+
+  __device__ void load_lse(Batch& batch, int i) const {
+    batch.lse[i] = cuda::load_relaxed(launch_.partial_lse + batch.at[i]);
+  }
+  __device__ void load_part(Batch& batch, int i) const {
+    const int64_t from = static_cast<int64_t>(batch.at[i]) * kHeadDim + threadIdx.x % kRowThreads * 8;
+    batch.part[i] = cuda::load_relaxed_16(launch_.partial_o + from);
+  }
+  __device__ bool is_written(uint32_t word) const { return (word & 1) == launch_.epoch; }
+  __device__ bool is_written(const uint4& words) const {
+    return is_written(words.x) && is_written(words.y) && is_written(words.z) && is_written(words.w);
+  }
+
+  // States [begin, begin + kBatch) of the row, written or not.
+  __device__ void load(const Row& row, int begin, Batch& batch) const {
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const int64_t from =
-            static_cast<int64_t>(__shfl_sync(0xffffffffu, row, (first + i) % 32)) * kHeadDim + lane * kLaneDims;
-        parts[i] = {};
-        if (first + i >= count) continue;
-        if constexpr (kLaneDims == 4) parts[i] = __ldcg(reinterpret_cast<const uint2*>(launch.partial_o + from));
-        else parts[i].x = __ldcg(reinterpret_cast<const uint32_t*>(launch.partial_o + from));
+    for (int i = 0; i < kBatch; ++i) {
+      if (begin + i >= row.merge.num_slots) break;
+      const int slot =
+          begin == 0 ? row.merge.first_slots[i] : __ldg(plan_.merge_slots() + row.merge.slot_begin + begin + i);
+      batch.at[i] = slot * launch_.num_qo_heads + row.head;
+      load_lse(batch, i);
+      load_part(batch, i);
+    }
+  }
+
+  __device__ void merge_row(const Row& row, Batch& batch) const {
+    float o[8] = {};
+    float sum = 0, max = -INFINITY;
+    for (int begin = 0; begin < row.merge.num_slots; begin += kBatch) {
+      if (begin > 0) load(row, begin, batch);
+      const int count = min(kBatch, row.merge.num_slots - begin);
+      float new_max = max;
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (i >= count) break;
+        while (!is_written(batch.lse[i])) load_lse(batch, i);
+        new_max = fmaxf(new_max, __uint_as_float(batch.lse[i]));
       }
-    };
-    if (begin == 0) load_parts(0);
-    float new_max = lse;
+      const float old_weight = cuda::exp2_approx(max - new_max);
+      max = new_max;
+      sum *= old_weight;
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2)
-      new_max = fmaxf(new_max, __shfl_xor_sync(0xffffffffu, new_max, offset));
-    new_max = fmaxf(new_max, max);
-    const float base = new_max == -INFINITY ? 0 : new_max;
-    const float weight = cuda::exp2_approx(lse - base);
-    const float old_weight = cuda::exp2_approx(max - base);
-    max = new_max;
-    float weights = weight;
+      for (float& x : o) x *= old_weight;
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) weights += __shfl_xor_sync(0xffffffffu, weights, offset);
-    sum = sum * old_weight + weights;
+      for (int i = 0; i < kBatch; ++i) {
+        if (i >= count) break;
+        while (!is_written(batch.part[i])) load_part(batch, i);
+        const float weight = cuda::exp2_approx(__uint_as_float(batch.lse[i]) - max);
+        sum += weight;
+        const uint32_t words[4] = {batch.part[i].x, batch.part[i].y, batch.part[i].z, batch.part[i].w};
 #pragma unroll
-    for (int d = 0; d < kLaneDims; ++d) o[d] *= old_weight;
-    for (int first = 0; first < count; first += kLoads) {
-      if (first > 0 || begin > 0) load_parts(first);
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const float w = __shfl_sync(0xffffffffu, weight, first + i);
-        const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&parts[i].x));
-        o[0] += w * low.x;
-        o[1] += w * low.y;
-        if constexpr (kLaneDims == 4) {
-          const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&parts[i].y));
-          o[2] += w * high.x;
-          o[3] += w * high.y;
+        for (int w = 0; w < 4; ++w) {
+          const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&words[w]));
+          o[2 * w] += weight * values.x;
+          o[2 * w + 1] += weight * values.y;
         }
       }
     }
-  }
-  const float scale = sum > 0 ? 1 / sum : 0;
+    const float scale = sum > 0 ? 1 / sum : 0;
+    const int piece = threadIdx.x % kRowThreads;
+    const int64_t out_row = static_cast<int64_t>(row.merge.query) * launch_.num_qo_heads + row.head;
+    __nv_bfloat16* out = launch_.out + out_row * kHeadDim;
 #pragma unroll
-  for (int d = 0; d < kLaneDims; d += 2)
-    *reinterpret_cast<uint32_t*>(out + partial_dim((lane * kLaneDims + d) / 2)) =
-        cuda::pack_bf16(o[d] * scale, o[d + 1] * scale);
-}
-
-// A merge and, in each lane, one of its first 32 slots. Plans do not change while a kernel runs, so the first is read
-// before there is anything to merge.
-struct NextMerge {
-  PackedMerge merge{};
-  int slot = 0;
-
-  __device__ void load(const PlanView& plan, int m) {
-    if (m >= plan.header->num_merges) return;
-    merge = plan.merges()[m];
-    const int lane = threadIdx.x % 32;
-    slot = lane < merge.num_slots ? plan.merge_slots()[merge.slot_begin + lane] : 0;
+    for (int w = 0; w < 4; ++w)
+      *reinterpret_cast<uint32_t*>(out + partial_dim(piece * 4 + w)) =
+          cuda::pack_bf16(o[2 * w] * scale, o[2 * w + 1] * scale);
   }
+
+  const Launch& launch_;
+  const PlanView& plan_;
+  const int bin_, stride_, num_bins_, num_pairs_;
 };
-
-// The merges of this block's bin, once the block has computed its items. Blocks wait here for blocks that are computing,
-// never for one that waits, so they all come to an end as long as all are on the GPU.
-template <int kHeadDim>
-__device__ inline void merge_bin(const Launch& launch, const PlanView& plan, NextMerge& next, int bin, int kv_head,
-                                 int warp, int num_warps) {
-  const int num_merges = plan.header->num_merges, num_bins = plan.header->num_bins;
-  // One thread waits for one query, so that a block with many of them waits once.
-  for (int m = bin + threadIdx.x * num_bins; m < num_merges; m += num_warps * 32 * num_bins) {
-    const PackedMerge merge = m == bin ? next.merge : plan.merges()[m];
-    const uint32_t* arrived = launch.arrivals + merge.query * launch.num_kv_heads + kv_head;
-    const uint32_t wanted = static_cast<uint32_t>(merge.num_slots) * launch.round;
-    while (cuda::load_acquire(arrived) < wanted) {
-    }
-  }
-  __syncthreads();
-  for (int m = bin; m < num_merges; m += num_bins) {
-    const PackedMerge merge = next.merge;
-    const int slot = next.slot;
-    next.load(plan, m + num_bins);
-    for (int g = warp; g < launch.group_size; g += num_warps) {
-      const int head = kv_head * launch.group_size + g;
-      merge_states<kHeadDim>(launch, plan.merge_slots() + merge.slot_begin, merge.num_slots, slot, head,
-                             launch.out + (static_cast<int64_t>(merge.query) * launch.num_qo_heads + head) * kHeadDim);
-    }
-  }
-}
 
 }  // namespace deftree::attention

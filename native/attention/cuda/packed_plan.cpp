@@ -12,6 +12,9 @@
 namespace deftree::attention {
 namespace {
 
+constexpr int kNumParts = 2;
+constexpr int32_t kAllParts = (1 << kNumParts) - 1;
+
 uint64_t low_bits(int count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
 
 // `count` <= 64 bits of `words` from bit `begin` on.
@@ -25,7 +28,7 @@ uint64_t read_bits(const uint64_t* words, int begin, int count) {
 class Packer {
  public:
   Packer(const Plan& plan, const AttentionShape& shape, PackedPlan& packed)
-      : plan_(plan), group_size_(shape.group_size()), packed_(packed) {
+      : plan_(plan), group_size_(shape.group_size()), num_kv_heads_(shape.num_kv_heads), packed_(packed) {
     packed.items.clear();
     packed.tiles.clear();
     packed.mask_words.clear();
@@ -41,17 +44,21 @@ class Packer {
   void add_merges() {
     for (int32_t q = 0; q < plan_.counters.num_queries; ++q) {
       const int32_t begin = plan_.merge_indptr[q], end = plan_.merge_indptr[q + 1];
-      if (begin < end) packed_.merges.push_back({q, begin, end - begin, 0});
+      if (begin == end) continue;
+      PackedMerge merge{q, end - begin, begin, 0, {}};
+      const int32_t num_first = std::min(end - begin, PackedMerge::kFirstSlots);
+      std::copy_n(plan_.merge_slots.begin() + begin, num_first, merge.first_slots);
+      packed_.merges.push_back(merge);
     }
-    for (int32_t q : plan_.empty_queries) packed_.merges.push_back({q, 0, 0, 0});
+    for (int32_t q : plan_.empty_queries) packed_.merges.push_back({q, 0, 0, 0, {}});
   }
 
   // Largest first, each to the bin with the least so far (Graham's LPT rule).
   void fill_bins(int num_bins) {
-    const size_t num_items = packed_.items.size();
+    const size_t num_tasks = packed_.items.size() * num_kv_heads_;
     std::vector<int32_t>& order = packed_.order;
-    order.resize(num_items);
-    for (size_t i = 0; i < num_items; ++i) order[i] = static_cast<int32_t>(i);
+    order.resize(num_tasks);
+    for (size_t i = 0; i < num_tasks; ++i) order[i] = static_cast<int32_t>(i);
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return cost(a) > cost(b); });
 
     struct Bin {
@@ -62,25 +69,28 @@ class Packer {
     std::vector<Bin> heap;
     for (int32_t b = 0; b < num_bins; ++b) heap.push_back({0, b});
     std::make_heap(heap.begin(), heap.end());
-    packed_.bin_of_item.resize(num_items);
+    packed_.bin_of_task.resize(num_tasks);
     for (int32_t i : order) {
       std::pop_heap(heap.begin(), heap.end());
-      packed_.bin_of_item[i] = heap.back().index;
+      packed_.bin_of_task[i] = heap.back().index;
       heap.back().cost += cost(i);
       std::push_heap(heap.begin(), heap.end());
     }
     std::stable_sort(order.begin(), order.end(),
-                     [&](int32_t a, int32_t b) { return packed_.bin_of_item[a] < packed_.bin_of_item[b]; });
+                     [&](int32_t a, int32_t b) { return packed_.bin_of_task[a] < packed_.bin_of_task[b]; });
 
     packed_.items_by_bin.clear();
-    for (int32_t i : order) packed_.items_by_bin.push_back(packed_.items[i]);
+    for (int32_t i : order) {
+      packed_.items_by_bin.push_back(packed_.items[i / num_kv_heads_]);
+      packed_.items_by_bin.back().kv_head = i % num_kv_heads_;
+    }
     packed_.bins.assign(num_bins, {});
-    for (size_t i = 0; i < num_items;) {
-      PackedBin& bin = packed_.bins[packed_.bin_of_item[order[i]]];
+    for (size_t i = 0; i < num_tasks;) {
+      PackedBin& bin = packed_.bins[packed_.bin_of_task[order[i]]];
       bin.first = packed_.items_by_bin[i];
       bin.next_begin = static_cast<int32_t>(i + 1);
-      const int32_t index = packed_.bin_of_item[order[i]];
-      while (i < num_items && packed_.bin_of_item[order[i]] == index) ++i;
+      const int32_t index = packed_.bin_of_task[order[i]];
+      while (i < num_tasks && packed_.bin_of_task[order[i]] == index) ++i;
       bin.next_end = static_cast<int32_t>(i);
     }
   }
@@ -88,7 +98,7 @@ class Packer {
   void write(int num_bins) {
     PackedPlanHeader header{};
     header.num_bins = num_bins;
-    header.num_items = static_cast<int32_t>(packed_.items.size());
+    header.num_items = static_cast<int32_t>(packed_.items_by_bin.size());
     header.num_merges = static_cast<int32_t>(packed_.merges.size());
     header.max_rows = plan_.max_group_len * group_size_;
     packed_.bytes.resize(sizeof(header));
@@ -103,8 +113,8 @@ class Packer {
   }
 
  private:
-  int64_t cost(int32_t i) const {
-    const PackedItem& item = packed_.items[i];
+  int64_t cost(int32_t task) const {
+    const PackedItem& item = packed_.items[task / num_kv_heads_];
     return packed_item_cost(item.num_tiles, item.num_queries * group_size_);
   }
 
@@ -121,8 +131,8 @@ class Packer {
       const bool same = span.page == last_page && ((packed_.tiles.back().valid >> last_shift) & rows) == 0;
       if (!same) {
         if (num_pages % kTilePages == 0) {
-          end_tile(num_queries);
-          packed_.tiles.push_back({{-1, -1, -1, -1}, 0, -1, 0});
+          end_tile(tile_begin, num_queries);
+          packed_.tiles.push_back({{-1, -1, -1, -1}, 0, -1, kAllParts});
         }
         packed_.tiles.back().page[num_pages % kTilePages] = span.page;
         last_page = span.page;
@@ -133,11 +143,12 @@ class Packer {
       if (token + span.len() > item.dense_len) add_masked_span(item, tile, token, span, shift);
       else if (tile.mask_begin >= 0) add_for_all(tile, num_queries, rows << shift);
       tile.valid |= rows << shift;
+      if (plan_.span_is_fresh[s]) tile.flags |= kTileFresh;
       token += span.len();
     }
-    end_tile(num_queries);
+    end_tile(tile_begin, num_queries);
     packed_.items.push_back({tile_begin, static_cast<int32_t>(packed_.tiles.size()) - tile_begin, item.query_begin,
-                             num_queries, item.partial_begin, {}});
+                             num_queries, item.partial_begin, 0, {}});
   }
 
   void add_for_all(const KvTile& tile, int32_t num_queries, uint64_t rows) {
@@ -148,7 +159,7 @@ class Packer {
     const int32_t num_queries = item.query_end - item.query_begin;
     if (tile.mask_begin < 0) {
       tile.mask_begin = static_cast<int32_t>(packed_.mask_words.size());
-      packed_.mask_words.resize(packed_.mask_words.size() + num_queries, tile.valid);
+      packed_.mask_words.resize(packed_.mask_words.size() + (num_queries + 1) / 2 * 2, tile.valid);
     }
     const int32_t dense = std::clamp(item.dense_len - token, 0, span.len());
     for (int32_t i = 0; i < num_queries; ++i) {
@@ -160,14 +171,21 @@ class Packer {
   }
 
   // A tile whose rows all queries see needs no mask after all.
-  void end_tile(int32_t num_queries) {
-    if (packed_.tiles.empty() || packed_.tiles.back().mask_begin < 0) return;
+  void end_tile(int32_t tile_begin, int32_t num_queries) {
+    if (static_cast<int32_t>(packed_.tiles.size()) == tile_begin || packed_.tiles.back().mask_begin < 0) return;
     KvTile& tile = packed_.tiles.back();
     const auto begin = packed_.mask_words.begin() + tile.mask_begin;
-    if (packed_.mask_words.end() - begin != num_queries) return;
-    if (std::any_of(begin, packed_.mask_words.end(), [&](uint64_t word) { return word != tile.valid; })) return;
-    packed_.mask_words.erase(begin, packed_.mask_words.end());
-    tile.mask_begin = -1;
+    if (std::all_of(begin, begin + num_queries, [&](uint64_t word) { return word == tile.valid; })) {
+      packed_.mask_words.erase(begin, packed_.mask_words.end());
+      tile.mask_begin = -1;
+      return;
+    }
+    const int part_len = std::max(kPartRows / group_size_, 1);
+    if (num_queries <= part_len) return;
+    tile.flags &= ~kAllParts;
+    for (int32_t i = 0; i < num_queries; ++i) {
+      if (begin[i] != 0) tile.flags |= 1 << std::min(i / part_len, kNumParts - 1);
+    }
   }
 
   template <class T>
@@ -182,16 +200,15 @@ class Packer {
   }
 
   const Plan& plan_;
-  const int group_size_;
+  const int group_size_, num_kv_heads_;
   PackedPlan& packed_;
 };
 
 }  // namespace
 
 int64_t packed_item_cost(int num_tiles, int num_rows) {
-  constexpr int64_t kReadCost = 8, kCostPer16Rows = 2, kItemCost = 12;
-  const int64_t compute = kCostPer16Rows * ((num_rows + 15) / 16);
-  return num_tiles * std::max(kReadCost, compute) + kItemCost;
+  constexpr int64_t kPartCost = 8, kItemCost = 24;
+  return num_tiles * kPartCost * ((num_rows + kPartRows - 1) / kPartRows) + kItemCost;
 }
 
 void pack_plan(const Plan& plan, const AttentionShape& shape, int num_bins, PackedPlan& packed) {

@@ -44,12 +44,13 @@ Reads reads_of(const Plan& plan) {
   return reads;
 }
 
-Reads reads_of(const PackedPlan& packed) {
+Reads reads_of(const PackedPlan& packed, int kv_head) {
   Reads reads;
   const PackedPlanHeader& header = packed.header();
   const int32_t* queries = at<int32_t>(packed, header.group_queries);
   const uint64_t* words = at<uint64_t>(packed, header.mask_words);
   auto read = [&](const PackedItem& item) {
+    if (item.kv_head != kv_head) return;
     for (int t = item.tile_begin; t < item.tile_begin + item.num_tiles; ++t) {
       const KvTile& tile = at<KvTile>(packed, header.tiles)[t];
       for (int i = 0; i < item.num_queries; ++i) {
@@ -81,7 +82,7 @@ TEST(packed_plan_reads_what_the_plan_reads) {
     for (Policy policy : all_policies()) {
       make_plan(tree, policy, kShape, kDevice, plan);
       pack_plan(plan, kShape, 1 + seed % 20, packed);
-      CHECK(reads_of(packed) == reads_of(plan));
+      for (int h = 0; h < kShape.num_kv_heads; ++h) CHECK(reads_of(packed, h) == reads_of(plan));
     }
   }
 }
@@ -131,17 +132,52 @@ TEST(packed_plan_balances_bins) {
   pack_plan(plan, kShape, 8, packed);
   int64_t largest_item = 0;
   std::vector<int64_t> cost(8, 0);
-  for (size_t i = 0; i < packed.items.size(); ++i) {
-    const int64_t c = packed_item_cost(packed.items[i].num_tiles, packed.items[i].num_queries * kShape.group_size());
-    cost[packed.bin_of_item[i]] += c;
+  for (size_t i = 0; i < packed.bin_of_task.size(); ++i) {
+    const PackedItem& item = packed.items[i / kShape.num_kv_heads];
+    const int64_t c = packed_item_cost(item.num_tiles, item.num_queries * kShape.group_size());
+    cost[packed.bin_of_task[i]] += c;
     largest_item = std::max(largest_item, c);
   }
   const auto [least, most] = std::minmax_element(cost.begin(), cost.end());
   CHECK(*most - *least <= largest_item);  // Graham's bound
 }
 
+TEST(packed_plan_marks_what_the_step_writes) {
+  // The last token of a node with a query is new; so are all tokens of a masked leaf.
+  NamedTree named{"fresh", {{-1, 256}, {0, 128}, {0, 64, NodeMask::kCausal}}, {1}};
+  Plan plan;
+  PackedPlan packed;
+  PlanDevice device = kDevice;
+  device.num_processors = 1;
+  make_plan(named.snapshot(16), Policy::kDeftNode, kShape, device, plan);
+  pack_plan(plan, kShape, 1, packed);
+  int num_fresh = 0;
+  for (const KvTile& tile : packed.tiles) {
+    const bool fresh = tile.flags & kTileFresh;
+    num_fresh += fresh;
+    CHECK_EQ(fresh, tile.page[0] >= 20);  // tokens 320 and up: the second half of node 1, and the leaf
+  }
+  CHECK_EQ(num_fresh, 1 + 4);  // the leaf's 64 queries are four groups of 16
+}
+
+TEST(packed_plan_tells_which_part_of_a_group_sees_a_tile) {
+  // 32 branches of 64 tokens, 4 rows each: a tile for each branch, seen by one of 32 queries.
+  const NamedTree named = star_tree(64, 32, 64);
+  Plan plan;
+  PackedPlan packed;
+  PlanDevice device = kDevice;
+  device.num_processors = 1;
+  device.max_group_rows = 128;
+  device.row_step = kPartRows;
+  make_plan(named.snapshot(16), Policy::kDeftFlatten, kShape, device, plan);
+  pack_plan(plan, kShape, 1, packed);
+  REQUIRE(packed.tiles.size() == 33);
+  CHECK_EQ(packed.tiles[0].flags & 3, 3);
+  for (int branch = 0; branch < 32; ++branch) CHECK_EQ(packed.tiles[1 + branch].flags & 3, branch < 16 ? 1 : 2);
+}
+
 TEST(packed_item_cost_counts_reading_or_arithmetic) {
-  CHECK_EQ(packed_item_cost(10, 4), packed_item_cost(10, 64));  // up to 64 rows a tile waits for memory
+  CHECK_EQ(packed_item_cost(10, 4), packed_item_cost(10, 64));  // one warpgroup's rows take the same time
   CHECK(packed_item_cost(10, 128) > packed_item_cost(10, 64));
   CHECK(packed_item_cost(2, 16) + packed_item_cost(2, 16) > packed_item_cost(4, 16));  // each item has a cost of its own
 }

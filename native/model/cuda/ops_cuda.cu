@@ -314,7 +314,7 @@ CudaOps::CudaOps(const CudaLlamaWeights& weights, std::span<const CudaKvLayer> k
   values_ = cuda::DeviceBuffer<__nv_bfloat16>(rows * std::max({qkv, hidden, 2 * intermediate}));
   staging_ = cuda::PinnedBuffer<int32_t>(4 * rows);
   inputs_ = cuda::DeviceBuffer<int32_t>(4 * rows);
-  plan_.reserve(kReservedPlanBytes, max_rows_, kReservedPartials);
+  plan_.reserve(kReservedPlanBytes, kReservedPartials);
   // Rows of padding have no attention of their own; what they read must be numbers.
   cuda::check(cudaMemset(attention_.data(), 0, attention_.bytes()), "cannot clear GPU memory");
 }
