@@ -33,7 +33,8 @@ const tags = ["nostream"];
 
 export class ChatRequests {
   readonly #configured = new Map<string, BaseChatModel>();
-  readonly #groups = new Map<string, Group>();
+  /** By the signal that ends them, so that a search that is aborted takes no other's answers along. */
+  readonly #groups = new Map<AbortSignal | undefined, Map<string, Group>>();
 
   constructor(
     private readonly chat: BaseChatModel,
@@ -44,12 +45,14 @@ export class ChatRequests {
   ask(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<Answer> {
     const settings = settingsOf(options);
     const key = JSON.stringify([messages.map(({ type, text }) => [type, text]), settings, options.stop]);
-    const open = this.joinsSiblings ? this.#groups.get(key) : undefined;
+    const groups = this.#groups.get(options.signal) ?? new Map<string, Group>();
+    const open = this.joinsSiblings ? groups.get(key) : undefined;
     const group = open ?? { messages, settings, options, waiting: [] };
     if (open === undefined) {
-      if (this.joinsSiblings) this.#groups.set(key, group);
+      groups.set(key, group);
+      this.#groups.set(options.signal, groups);
       queueMicrotask(() => {
-        this.#groups.delete(key);
+        this.#groups.delete(options.signal);
         void this.#send(group);
       });
     }

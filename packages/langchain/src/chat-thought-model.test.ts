@@ -68,6 +68,20 @@ describe("siblings", () => {
     expect(statistics.generatedTokens).toBe(server.generatedTokens);
   });
 
+  it("of two searches are two requests, so that aborting one leaves the other", async () => {
+    await using server = await OpenAiServer.start({ answerAfterMs: 30 });
+    const model = modelOf(server);
+    const controller = new AbortController();
+    const strategy = bestOfN({ n: 4 });
+    const aborted = search(problem(), strategy, model, { signal: controller.signal });
+    const other = search(problem(), strategy, model);
+    setTimeout(() => controller.abort(), 10);
+    const [first, second] = await Promise.all([aborted.result, other.result]);
+    expect(server.requests.map(({ n }) => n)).toEqual([4, 4]);
+    expect(first.stopReason).toBe("aborted");
+    expect(second.solved).toBe(true);
+  });
+
   it("are single requests with seeds of their own where n is not wanted, and repeat by them", async () => {
     await using server = await OpenAiServer.start({ errorRate: 0.3 });
     const model = () => modelOf(server, { joinSiblings: false });

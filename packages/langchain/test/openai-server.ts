@@ -30,6 +30,8 @@ export interface ServerOptions {
   /** Tell what ended an answer, as vLLM does. */
   tellsStops?: boolean;
   topLogprobs?: { token: string; logprob: number }[];
+  /** Before an answer that is not streamed. */
+  answerAfterMs?: number;
   /** Between two tokens of a stream. */
   pauseMs?: number;
 }
@@ -84,7 +86,10 @@ export class OpenAiServer {
     const n = Math.min(chat.n ?? 1, this.options.mostAnswers ?? Number.POSITIVE_INFINITY);
     const choices = Array.from({ length: n }, (_, i) => this.#choice(chat, i));
     if (chat.stream) await this.#stream(chat, choices[0]!, response);
-    else this.#answer(chat, choices, response);
+    else {
+      await new Promise((resolve) => setTimeout(resolve, this.options.answerAfterMs ?? 0));
+      this.#answer(chat, choices, response);
+    }
   }
 
   #answer(chat: ChatRequest, choices: Choice[], response: ServerResponse): void {

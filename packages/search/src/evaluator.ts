@@ -29,6 +29,8 @@ export interface Verdict {
 /** A way to score thoughts. */
 export interface Evaluator {
   readonly name: string;
+  /** Plain data that decides its verdicts; a log of other settings is not resumed. */
+  readonly settings?: object;
   /** `level`: thoughts are compared with each other, so a strategy scores all candidates of a level at once. */
   readonly scope: "thought" | "level";
   /**

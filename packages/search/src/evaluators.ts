@@ -32,6 +32,7 @@ export function llmValue(options: ModelEvaluatorOptions = {}): Evaluator {
   const asked = memoryPerRun();
   return {
     name: "llm-value",
+    settings,
     scope: "thought",
     usesProgram: settings.usesProgram,
     usesModel: true,
@@ -53,6 +54,7 @@ export function llmVote(options: ModelEvaluatorOptions = {}): Evaluator {
   const settings = settingsOf(options);
   return {
     name: "llm-vote",
+    settings,
     scope: "level",
     usesProgram: settings.usesProgram,
     usesModel: true,

@@ -1,6 +1,6 @@
 export type { Budget } from "./budget.js";
 export { cachedAnswers } from "./cached-model.js";
-export { bestOfNAtEqualTokens } from "./equal-tokens.js";
+export { bestOfNAtEqualTokens, type EqualTokensOptions, selfConsistencyAtEqualTokens } from "./equal-tokens.js";
 export { type EvaluationContext, type Evaluator, programScore, type Verdict } from "./evaluator.js";
 export {
   choiceLogprobs,

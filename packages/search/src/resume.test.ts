@@ -131,6 +131,11 @@ describe("resuming", () => {
     await expect(eventsOf(newModel(), strategy, { resume: [] })).rejects.toThrow("search:started");
     const wider = breadthFirst({ grow: "continue", width: 7, keep: 2, depth: 6 });
     await expect(eventsOf(newModel(), wider, { resume: events })).rejects.toThrow("other settings");
+    const judged = await eventsOf(newModel(), strategy, { evaluate: llmValue({ samples: 2 }) });
+    const resume = judged.events;
+    await expect(eventsOf(newModel(), strategy, { resume, evaluate: llmValue() })).rejects.toThrow(
+      "another evaluation",
+    );
   });
 
   it("releases everything when it is aborted", async () => {

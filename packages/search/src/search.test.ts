@@ -16,6 +16,7 @@ import {
   type SearchEvent,
   search,
   selfConsistency,
+  selfConsistencyAtEqualTokens,
   singleShot,
 } from "./index.js";
 
@@ -202,9 +203,10 @@ describe("a search", () => {
 });
 
 describe("Tree of Thoughts", () => {
-  it("beats best-of-n at equal generated tokens when errors are independent", async () => {
+  it("beats best-of-n and self-consistency at equal generated tokens when errors are independent", async () => {
     let tree = 0;
     let samples = 0;
+    let votes = 0;
     for (let i = 0; i < 40; i++) {
       const problem = digitsProblem(digits(24, i));
       const model = new ScriptedModel({ errorRate: 0.12 });
@@ -212,11 +214,15 @@ describe("Tree of Thoughts", () => {
       const { generatedTokens } = result.statistics;
       const baseline = await bestOfNAtEqualTokens(problem, model, generatedTokens, { seed: i });
       expect(baseline.statistics.generatedTokens).toBeLessThanOrEqual(generatedTokens);
+      const majority = await selfConsistencyAtEqualTokens(problem, model, generatedTokens, { seed: i });
+      expect(majority.statistics.generatedTokens).toBe(generatedTokens);
       tree += Number(result.solved);
       samples += Number(baseline.solved);
+      votes += Number(majority.solved);
     }
     expect(tree).toBeGreaterThan(35);
     expect(samples).toBeLessThan(25);
+    expect(votes).toBeLessThan(samples);
   });
 
   it("shows the answer along the path to the solution", async () => {

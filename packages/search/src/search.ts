@@ -153,8 +153,8 @@ function startOf<State, Answer>(
   seed: number,
   evaluator: Evaluator,
 ): StartedEvent {
-  const { scope, usesProgram, name } = evaluator;
-  const fingerprint = textHash(JSON.stringify([problem.prompt(), strategy.settings, name, scope, usesProgram]));
+  const evaluation = [evaluator.name, evaluator.usesProgram, evaluator.settings];
+  const fingerprint = textHash(JSON.stringify([problem.prompt(), strategy.settings, evaluation]));
   const names = { strategy: strategy.name, problem: problem.name, model: model.name };
   return { type: "search:started", ...names, seed, fingerprint, state: problem.initial };
 }

@@ -11,23 +11,27 @@ import type { Strategy } from "../strategy.js";
 import type { LiveThought, Place } from "../thought.js";
 
 export interface SelfConsistencyOptions {
-  /** Answers. */
+  /** Answers. `Infinity` goes on until a budget is used up. */
   n: number;
+  /** Most answers that decode side by side, a round. 32 by default. */
+  width?: number;
   /** Temperature 1 by default. */
   sampling?: StrategySampling;
 }
 
-export function selfConsistency({ n, sampling = { temperature: 1 } }: SelfConsistencyOptions): Strategy {
-  checkCount("n", n);
+export function selfConsistency(options: SelfConsistencyOptions): Strategy {
+  const { n, width = 32, sampling = { temperature: 1 } } = options;
+  if (n !== Number.POSITIVE_INFINITY) checkCount("n", n);
+  checkCount("width", width);
   return {
-    name: `self-consistency-${n}`,
-    settings: { n, sampling },
+    name: n === Number.POSITIVE_INFINITY ? "self-consistency" : `self-consistency-${n}`,
+    settings: { n, width, sampling },
     async run(run) {
       const { problem } = run;
       const place = await rootPlace(run);
       const answers: LiveThought<ReturnType<typeof problem.readAnswer>>[] = [];
       while (run.thoughts < n) {
-        const granted = run.grant(n - run.thoughts, problem.answerMaxTokens);
+        const granted = run.grant(Math.min(width, n - run.thoughts), problem.answerMaxTokens);
         if (granted === undefined) break;
         const places = new Array<Place>(granted.count).fill(place);
         answers.push(...(await propose(run, places, wholeAnswer(problem, sampling, granted.maxTokens))));
