@@ -10,6 +10,8 @@ export interface RequestSettings extends Pick<ThoughtDecodeOptions, "temperature
   n?: number;
   logprobs?: boolean;
   topLogprobs?: number;
+  /** Further fields of the request. */
+  modelKwargs?: Record<string, unknown>;
 }
 
 interface Answer {
@@ -39,11 +41,13 @@ export class ChatRequests {
   constructor(
     private readonly chat: BaseChatModel,
     private readonly joinsSiblings: boolean,
+    /** Fields of a request that goes on with a last assistant message. */
+    private readonly continuation?: Record<string, unknown>,
   ) {}
 
   /** One answer. Requests of the same turn that differ in their seed only are one request with `n` answers. */
   ask(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<Answer> {
-    const settings = settingsOf(options);
+    const settings = this.#settingsOf(messages, options);
     const key = JSON.stringify([messages.map(({ type, text }) => [type, text]), settings, options.stop]);
     const groups = this.#groups.get(options.signal) ?? new Map<string, Group>();
     const open = this.joinsSiblings ? groups.get(key) : undefined;
@@ -61,7 +65,8 @@ export class ChatRequests {
 
   /** One answer, piece by piece. */
   stream(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<AsyncIterable<AIMessageChunk>> {
-    return this.configured(settingsOf(options)).stream(messages, callOptions(options, settingsOf(options)));
+    const settings = this.#settingsOf(messages, options);
+    return this.configured(settings).stream(messages, callOptions(options, settings));
   }
 
   /** The chat model with these settings: many integrations take them at construction, and ignore them in a call. */
@@ -69,16 +74,26 @@ export class ChatRequests {
     const key = JSON.stringify(settings);
     const known = this.#configured.get(key);
     if (known !== undefined) return known;
-    const { fields, lc_kwargs, lc_serializable } = this.chat as BaseChatModel & { fields?: object };
-    const made = fields ?? (lc_serializable ? lc_kwargs : undefined);
+    const { fields, lc_kwargs, lc_serializable } = this.chat as BaseChatModel & { fields?: Made };
+    const made: Made | undefined = fields ?? (lc_serializable ? lc_kwargs : undefined);
     const Chat = this.chat.constructor as new (fields: object) => BaseChatModel;
     // Chat models of LangChain's packages can be made again of what they were made of; others get the call options only.
     const chat =
       made === undefined
         ? this.chat
-        : new Chat({ ...made, ...settings, numPredict: settings.maxTokens, __includeRawResponse: true });
+        : new Chat({
+            ...{ ...made, ...settings, numPredict: settings.maxTokens, __includeRawResponse: true },
+            modelKwargs: { ...made.modelKwargs, ...settings.modelKwargs },
+          });
     this.#configured.set(key, chat);
     return chat;
+  }
+
+  #settingsOf(messages: readonly BaseMessage[], options: ThoughtDecodeOptions): RequestSettings {
+    const { temperature, topK, topP, minP, maxTokens } = options;
+    const modelKwargs = messages.at(-1)?.type === "ai" ? this.continuation : undefined;
+    const settings = { temperature, topK, topP, minP, maxTokens, modelKwargs };
+    return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)) as typeof settings;
   }
 
   async #send({ messages, settings, options, waiting }: Group): Promise<void> {
@@ -104,6 +119,11 @@ export class ChatRequests {
   }
 }
 
+/** What a chat model was made of. */
+interface Made {
+  modelKwargs?: Record<string, unknown>;
+}
+
 interface Group {
   messages: BaseMessage[];
   settings: RequestSettings;
@@ -111,18 +131,14 @@ interface Group {
   waiting: { resolve(answer: Answer): void; reject(error: unknown): void; seed: number | undefined }[];
 }
 
-function settingsOf({ temperature, topK, topP, minP, maxTokens }: ThoughtDecodeOptions): RequestSettings {
-  const settings = { temperature, topK, topP, minP, maxTokens };
-  return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)) as typeof settings;
-}
-
 /** Both spellings are in use. */
 function callOptions(
   { stop, signal, seed }: Pick<ThoughtDecodeOptions, "stop" | "signal" | "seed">,
   settings: RequestSettings,
 ): BaseChatModelCallOptions {
-  const { maxTokens, topP } = settings;
-  return { tags, signal, stop, seed, ...settings, max_tokens: maxTokens, top_p: topP } as BaseChatModelCallOptions;
+  const { modelKwargs: _, ...known } = settings;
+  const { maxTokens, topP } = known;
+  return { tags, signal, stop, seed, ...known, max_tokens: maxTokens, top_p: topP } as BaseChatModelCallOptions;
 }
 
 /** Takes the server's own response off a message of ChatOpenAI, and reads from it what LangChain leaves out. */

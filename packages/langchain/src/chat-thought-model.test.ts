@@ -103,6 +103,18 @@ describe("a tree search on a server", () => {
     for (const { content } of begun) expect(sorted.startsWith(content)).toBe(true);
   });
 
+  it.each([false, true])("asks a server in its own words to go on (stream: %s)", async (stream) => {
+    await using server = await OpenAiServer.start();
+    const continuation = { add_generation_prompt: false, continue_final_message: true };
+    const model = modelOf(server, { stream, continuation }, { modelKwargs: { min_p: 0.1 } });
+    await search(problem(), breadthFirst({ grow: "continue", width: 1, depth: 6 }), model);
+    const [first, ...later] = server.requests;
+    expect(first).toMatchObject({ min_p: 0.1 });
+    expect(first).not.toHaveProperty("continue_final_message");
+    expect(later.length).toBeGreaterThan(1);
+    for (const request of later) expect(request).toMatchObject({ ...continuation, min_p: 0.1 });
+  });
+
   it.each([false, true])("passes stop strings on, and continues after them (stream: %s)", async (stream) => {
     await using server = await OpenAiServer.start({ tellsStops: true });
     const stopping = problem({ thought: { maxTokens: 20, stop: ["2", "7"] } });

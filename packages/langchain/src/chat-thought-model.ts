@@ -34,6 +34,11 @@ export interface ChatThoughtModelOptions {
    * request. False by default.
    */
   stream?: boolean;
+  /**
+   * Fields of a request that make the server go on with a last assistant message, for ChatOpenAI. vLLM and SGLang take
+   * `{ add_generation_prompt: false, continue_final_message: true }`; without, they answer anew.
+   */
+  continuation?: Record<string, unknown>;
 }
 
 export class ChatThoughtModel implements ThoughtModel {
@@ -42,11 +47,11 @@ export class ChatThoughtModel implements ThoughtModel {
   readonly #stream: boolean;
 
   constructor(chat: BaseChatModel, options: ChatThoughtModelOptions = {}) {
-    const { stream = false, joinSiblings = !stream && "n" in chat } = options;
+    const { stream = false, joinSiblings = !stream && "n" in chat, continuation } = options;
     const { model } = chat as BaseChatModel & { model?: unknown };
     this.name = typeof model === "string" ? `${chat.getName()} ${model}` : chat.getName();
     this.#stream = stream;
-    this.#requests = new ChatRequests(chat, joinSiblings);
+    this.#requests = new ChatRequests(chat, joinSiblings, continuation);
   }
 
   async open(prompt: readonly PromptMessage[]): Promise<ThoughtBranch> {
