@@ -82,6 +82,18 @@ describe.each([
 });
 
 describe("withStructuredOutput", () => {
+  it("is typed by its schema", async () => {
+    const { chat } = answering(JSON.stringify(ada));
+    const people: Person[] = [
+      await chat.withStructuredOutput(zod4).invoke("Who?"),
+      await chat.withStructuredOutput(zod3).invoke("Who?"),
+      await chat.withStructuredOutput(standard).invoke("Who?"),
+      await chat.withStructuredOutput<Person>(jsonSchema).invoke("Who?"),
+      (await chat.withStructuredOutput(zod4, { includeRaw: true }).invoke("Who?")).parsed,
+    ];
+    expect(people).toEqual(Array(5).fill(ada));
+  });
+
   it("reads JSON in a Markdown fence", async () => {
     const { chat } = answering(`\`\`\`json\n${JSON.stringify(ada)}\n\`\`\``);
     expect(await chat.withStructuredOutput(zod4).invoke("Who?")).toEqual(ada);
