@@ -54,17 +54,33 @@ function describe(schema: object, name: string | undefined, check: OutputSchema[
 }
 
 function jsonSchemaCheck(schema: Record<string, unknown>): OutputSchema["check"] {
-  const validator = new Validator(schema, "2020-12", false);
+  const validator = new Validator(schema, draftOf(schema), false);
+  const validate = (value: unknown) => {
+    try {
+      return validator.validate(value);
+    } catch (cause) {
+      const reason = String((cause as Error).message).split("\n")[0];
+      throw new DeftreeError("E_BAD_ARGUMENT", `The JSON Schema cannot be checked: ${reason}`, { cause });
+    }
+  };
   return async (value) => {
-    const { valid, errors } = validator.validate(value);
+    const { valid, errors } = validate(value);
     if (valid) return { value };
     // Each level repeats that something below it is wrong; the deepest says what.
-    const deepest = Math.max(...errors.map(({ instanceLocation }) => instanceLocation.split("/").length));
-    const causes = errors.filter(({ instanceLocation }) => instanceLocation.split("/").length === deepest);
+    const depth = ({ instanceLocation }: { instanceLocation: string }) => instanceLocation.split("/").length;
+    const deepest = Math.max(...errors.map(depth));
+    const causes = errors.filter((error) => depth(error) === deepest);
     return {
       problem: causes.map(({ instanceLocation, error }) => `${instanceLocation.slice(1)}: ${error}`).join("; "),
     };
   };
+}
+
+function draftOf({ $schema }: Record<string, unknown>): "4" | "7" | "2019-09" | "2020-12" {
+  const named = /draft-0([467])|2019-09/.exec(String($schema));
+  if (named === null) return "2020-12";
+  if (named[1] === undefined) return "2019-09";
+  return named[1] === "4" ? "4" : "7";
 }
 
 interface Issue {

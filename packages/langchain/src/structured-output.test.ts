@@ -144,6 +144,15 @@ describe("withStructuredOutput", () => {
     expect(code(() => chat.withStructuredOutput(withoutJsonSchema))).toBe("E_BAD_ARGUMENT");
   });
 
+  it("reads a JSON Schema by its own draft, and says where it points at nothing", async () => {
+    const pair = { type: "array", items: [{ type: "number" }, { type: "string" }] };
+    const old = { $schema: "http://json-schema.org/draft-07/schema#", properties: { pair } };
+    const { chat } = answering('{"pair": [1, 2]}');
+    await expect(chat.withStructuredOutput(old).invoke("Who?")).rejects.toThrow(/\/pair\/1: /);
+    const dangling = { properties: { pair: { $ref: "#/$defs/pair" } } };
+    await expect(chat.withStructuredOutput(dangling).invoke("Who?")).rejects.toMatchObject({ code: "E_BAD_ARGUMENT" });
+  });
+
   it("serves createAgent's responseFormat", async () => {
     const { chat } = answering('{"name": "person", "parameters": {"name": "Ada", "age": 36}}');
     const responseFormat = toolStrategy(zod4.meta({ title: "person" }));
