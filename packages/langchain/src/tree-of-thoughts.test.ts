@@ -1,4 +1,4 @@
-import { bestOfN, breadthFirst, llmValue, type Problem, type SearchEvent } from "@deftree/search";
+import { bestOfN, breadthFirst, cachedAnswers, llmValue, type Problem, type SearchEvent } from "@deftree/search";
 import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import { AIMessage, type BaseMessage } from "@langchain/core/messages";
 import { RunnableLambda } from "@langchain/core/runnables";
@@ -6,7 +6,7 @@ import { fakeModel } from "@langchain/core/testing";
 import { RunCollectorCallbackHandler } from "@langchain/core/tracers/run_collector";
 import { describe, expect, it } from "vitest";
 import { FakeEngine } from "../test/fake-engine.js";
-import { ChatDeftree, treeOfThoughts } from "./index.js";
+import { ChatDeftree, ChatThoughtModel, treeOfThoughts } from "./index.js";
 
 const sorted = (input: string) => [...input].sort().join("");
 
@@ -207,6 +207,15 @@ describe("over any chat model", () => {
     const result = await treeOfThoughts({ model: model as BaseChatModel, problem, strategy }).invoke("321");
     expect(result.answer).toBe("123");
     expect(seen).toEqual([["human: 321"], ["human: 321", "ai: 12"]]);
+  });
+
+  it("takes a model of the search's own", async () => {
+    const model = cachedAnswers(
+      new ChatThoughtModel(fakeModel().respond(reply("132")).respond(reply("1")) as BaseChatModel),
+    );
+    const tot = treeOfThoughts({ model, problem, strategy: bestOfN({ n: 2 }) });
+    const first = await tot.invoke("321");
+    expect((await tot.invoke("321")).tree).toEqual(first.tree);
   });
 
   it("rejects with the chat model's error", async () => {

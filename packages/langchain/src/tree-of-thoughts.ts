@@ -20,8 +20,11 @@ import { EngineThoughtModel } from "./engine-thought-model.js";
 import { traceThoughts } from "./thought-trace.js";
 
 export interface TreeOfThoughtsFields<Input, State, Answer> {
-  /** A {@link ChatDeftree}, whose engine the search then drives branch by branch; or any other chat model. */
-  model: BaseChatModel;
+  /**
+   * A {@link ChatDeftree}, whose engine the search then drives branch by branch; any other chat model; or a model of the
+   * search's own, such as a {@link ChatThoughtModel} with its options or one with `cachedAnswers`.
+   */
+  model: BaseChatModel | ThoughtModel;
   /** What to search for an input. */
   problem: (input: Input) => Problem<State, Answer> | Promise<Problem<State, Answer>>;
   /** By default breadth-first, growing by `continue`, 8 thoughts wide, at most 16 levels. */
@@ -143,6 +146,7 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
   }
 }
 
-async function thoughtModel(chat: BaseChatModel): Promise<ThoughtModel> {
-  return chat instanceof ChatDeftree ? new EngineThoughtModel(await chat.engine()) : new ChatThoughtModel(chat);
+async function thoughtModel(model: BaseChatModel | ThoughtModel): Promise<ThoughtModel> {
+  if (!("invoke" in model)) return model;
+  return model instanceof ChatDeftree ? new EngineThoughtModel(await model.engine()) : new ChatThoughtModel(model);
 }
