@@ -1,39 +1,15 @@
 import { DeftreeError } from "@deftree/engine";
-import { InMemoryCache } from "@langchain/core/caches";
 import { BaseCallbackHandler } from "@langchain/core/callbacks/base";
 import { ContextOverflowError, getRetryable, ModelAbortError } from "@langchain/core/errors";
-import type { ChatModelStreamEvent } from "@langchain/core/language_models/event";
-import { load } from "@langchain/core/load";
-import { AIMessage, type AIMessageChunk, HumanMessage, SystemMessage, ToolMessage } from "@langchain/core/messages";
-import { tool } from "@langchain/core/tools";
+import { AIMessage, HumanMessage, SystemMessage, ToolMessage } from "@langchain/core/messages";
 import { concat } from "@langchain/core/utils/stream";
-import { createAgent } from "langchain";
 import { describe, expect, it } from "vitest";
-import { z } from "zod";
-import packageJson from "../package.json" with { type: "json" };
+import { collect } from "../test/collect.js";
 import { FakeEngine } from "../test/fake-engine.js";
-import { ChatDeftree, type ChatDeftreeCallOptions } from "./index.js";
+import { ChatDeftree } from "./index.js";
 
 const echoing = () => new FakeEngine({ reply: (prompt) => `You said ${prompt.match(/<user>(.*)/)![1]}.` });
 const digits = () => new FakeEngine({ reply: () => "0123456789012345" });
-
-/** What bindTools returns, opened up: bindings stream no content-block events. */
-interface RunnableBinding {
-  bound: ChatDeftree;
-  config: ChatDeftreeCallOptions;
-}
-
-async function eventsOf(stream: AsyncIterable<ChatModelStreamEvent>): Promise<ChatModelStreamEvent[]> {
-  const events: ChatModelStreamEvent[] = [];
-  for await (const event of stream) events.push(event);
-  return events;
-}
-
-async function chunksOf(stream: AsyncIterable<AIMessageChunk>): Promise<AIMessageChunk[]> {
-  const chunks: AIMessageChunk[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return chunks;
-}
 
 describe("invoke", () => {
   it("answers with usage and metadata, and drops its branch", async () => {
@@ -119,7 +95,7 @@ describe("stream", () => {
   it("streams token by token, usage once, and adds up to what invoke gives", async () => {
     const engine = echoing();
     const chat = new ChatDeftree({ engine, seed: 1 });
-    const chunks = await chunksOf(await chat.stream("hello"));
+    const chunks = await collect(await chat.stream("hello"));
     expect(chunks.slice(0, 3).map((chunk) => chunk.text)).toEqual(["Y", "o", "u"]);
     expect(chunks.filter((chunk) => chunk.usage_metadata !== undefined)).toHaveLength(1);
     const whole = chunks.reduce((a, b) => concat(a, b));
@@ -150,7 +126,7 @@ describe("stream", () => {
 
   it("streams events in their order, usage once", async () => {
     const chat = new ChatDeftree({ engine: digits(), maxTokens: 3 });
-    const events = await eventsOf(chat.streamEvents("count", { logprobs: true }));
+    const events = await collect(chat.streamEvents("count", { logprobs: true }));
     expect(events.map(({ event }) => event)).toEqual([
       "message-start",
       "content-block-start",
@@ -189,7 +165,7 @@ describe("abort", () => {
     const chat = new ChatDeftree({ engine });
     const signal = AbortSignal.abort();
     await expect(chat.invoke("count", { signal })).rejects.toThrow(/abort/i);
-    await expect(chat.stream("count", { signal }).then(chunksOf)).rejects.toThrow(/abort/i);
+    await expect(chat.stream("count", { signal }).then(collect)).rejects.toThrow(/abort/i);
     expect(engine.decodedTokens).toBe(0);
   });
 
@@ -285,147 +261,5 @@ describe("errors", () => {
     const chat = new ChatDeftree({ engine: digits() });
     const image = new HumanMessage({ content: [{ type: "image_url", image_url: { url: "data:," } }] });
     await expect(chat.invoke([image])).rejects.toMatchObject({ code: "E_BAD_ARGUMENT" });
-  });
-});
-
-describe("tools", () => {
-  const add = tool(({ a, b }) => String(a + b), {
-    name: "add",
-    description: "adds",
-    schema: z.object({ a: z.number(), b: z.number() }),
-  });
-  const calling = () =>
-    new FakeEngine({
-      reply: (prompt) => (prompt.includes("<tool>5") ? "It is 5." : '{"name": "add", "parameters": {"a": 2, "b": 3}}'),
-    });
-
-  it("reads a call from the answer", async () => {
-    const answer = await new ChatDeftree({ engine: calling() }).bindTools([add]).invoke("2+3?");
-    expect(answer.tool_calls).toEqual([
-      { name: "add", args: { a: 2, b: 3 }, id: expect.any(String), type: "tool_call" },
-    ]);
-    expect(answer.text).toBe("");
-  });
-
-  it("streams a call as one, and plain text as it comes", async () => {
-    const calls = await chunksOf(await new ChatDeftree({ engine: calling() }).bindTools([add]).stream("2+3?"));
-    expect(calls.reduce((a, b) => concat(a, b)).tool_calls).toMatchObject([{ name: "add", args: { a: 2, b: 3 } }]);
-    const texts = await chunksOf(await new ChatDeftree({ engine: echoing() }).bindTools([add]).stream("hi"));
-    expect(texts[0]!.text).toBe("Y");
-    expect(texts.map((chunk) => chunk.text).join("")).toBe("You said hi.");
-  });
-
-  it("streams a call as events", async () => {
-    const stream = new ChatDeftree({ engine: calling() }).bindTools([add]) as unknown as RunnableBinding;
-    const events = await eventsOf(stream.bound.streamEvents("2+3?", stream.config));
-    expect(events.map(({ event }) => event)).toEqual([
-      "message-start",
-      "content-block-start",
-      "content-block-delta",
-      "content-block-finish",
-      "message-finish",
-    ]);
-    expect(events.at(-2)).toMatchObject({ content: { type: "tool_call", name: "add", args: { a: 2, b: 3 } } });
-    expect(events.at(-1)).toMatchObject({ reason: "tool_use" });
-  });
-
-  it("keeps the log-probabilities of tokens that it held back", async () => {
-    const chat = new ChatDeftree({ engine: calling(), logprobs: true }).bindTools([add]);
-    const whole = (await chunksOf(await chat.stream("2+3?"))).reduce((a, b) => concat(a, b));
-    const { content } = whole.response_metadata.logprobs as { content: unknown[] };
-    expect(content).toHaveLength(whole.usage_metadata!.output_tokens);
-  });
-
-  it("obeys tool_choice none, and refuses one that names no tool", async () => {
-    const chat = new ChatDeftree({ engine: calling() });
-    const answer = await chat.bindTools([add], { tool_choice: "none" }).invoke("2+3?");
-    expect(answer.tool_calls).toEqual([]);
-    const refused = chat.bindTools([add], { tool_choice: "subtract" }).invoke("2+3?");
-    await expect(refused).rejects.toMatchObject({ code: "E_BAD_ARGUMENT" });
-  });
-
-  it("leaves JSON that calls no known tool as text", async () => {
-    const engine = new FakeEngine({ reply: () => '{"name": "subtract"}' });
-    const answer = await new ChatDeftree({ engine }).bindTools([add]).invoke("2-3?");
-    expect(answer.text).toBe('{"name": "subtract"}');
-    const chunks = await chunksOf(await new ChatDeftree({ engine }).bindTools([add]).stream("2-3?"));
-    expect(chunks.map((chunk) => chunk.text).join("")).toBe('{"name": "subtract"}');
-  });
-
-  it("runs in createAgent", async () => {
-    const agent = createAgent({ model: new ChatDeftree({ engine: calling() }), tools: [add] });
-    const { messages } = await agent.invoke({ messages: [{ role: "user", content: "2+3?" }] });
-    expect(messages.map((message) => message.type)).toEqual(["human", "ai", "tool", "ai"]);
-    expect(messages.at(-1)!.text).toBe("It is 5.");
-  });
-});
-
-describe("as a LangChain model", () => {
-  it("takes a model by name or by fields", () => {
-    expect(new ChatDeftree("org/name", { temperature: 1 })).toMatchObject({
-      model: "org/name",
-      sampling: { temperature: 1 },
-    });
-    expect(new ChatDeftree().model).toBe("mini");
-  });
-
-  it("tells tracers what it is", () => {
-    const chat = new ChatDeftree({ engine: digits(), temperature: 0.5, maxTokens: 9, stop: ["a"] });
-    expect(chat.getLsParams({ stop: ["b"] })).toEqual({
-      ls_provider: "deftree",
-      ls_model_name: "fake",
-      ls_model_type: "chat",
-      ls_temperature: 0.5,
-      ls_max_tokens: 9,
-      ls_stop: ["a", "b"],
-    });
-    expect(chat.metadata).toMatchObject({ versions: { "@deftree/langchain": packageJson.version } });
-  });
-
-  it("is written down as its constructor's arguments, and read again", async () => {
-    const chat = new ChatDeftree("org/name", { temperature: 0.5, maxTokens: 9, stop: ["a"], kvType: "f16" });
-    const optionalImportsMap = { "langchain/chat_models/deftree": { ChatDeftree } };
-    const again = await load<ChatDeftree>(JSON.stringify(chat), { optionalImportsMap });
-    expect(again).toBeInstanceOf(ChatDeftree);
-    expect(again._identifyingParams()).toEqual(chat._identifyingParams());
-    expect(JSON.stringify(new ChatDeftree({ engine: digits() }))).toContain("not_implemented");
-  });
-
-  it("has another cache key for each setting that changes the answer, and none for a signal", () => {
-    const key = (fields: object, options = {}) =>
-      new ChatDeftree(fields)._getSerializedCacheKeyParametersForCall(options);
-    const fields = [
-      ...[{}, { model: "a" }, { weights: "int8" }, { kvType: "f16" }, { device: "cpu" }, { stop: ["x"] }, { n: 2 }],
-      ...[{ temperature: 1 }, { topK: 2 }, { topP: 0.5 }, { minP: 0.1 }, { seed: 1 }, { maxTokens: 5 }],
-      ...[{ repetitionPenalty: 1.1 }, { logitBias: { 3: 1 } }],
-    ];
-    const schemas = [{ type: "object" }, { type: "array" }];
-    const options = [
-      ...schemas.map((schema) => ({ response_format: { type: "json_schema", json_schema: { schema } } })),
-      ...["any", "none"].map((tool_choice) => ({ tool_choice })),
-    ];
-    const keys = [...fields.map((given) => key(given)), ...options.map((given) => key({}, given))];
-    expect(new Set(keys).size).toBe(keys.length);
-    expect(key({}, { signal: new AbortController().signal })).toBe(key({}));
-    const other = digits();
-    other.info.modelPath = "elsewhere";
-    expect(key({ engine: other })).not.toBe(key({ engine: digits() }));
-  });
-
-  it("takes answers from a cache", async () => {
-    const engine = echoing();
-    const chat = new ChatDeftree({ engine, cache: new InMemoryCache() });
-    const first = await chat.invoke("hello");
-    const decoded = engine.decodedTokens;
-    expect((await chat.invoke("hello", { signal: new AbortController().signal })).text).toBe(first.text);
-    expect(engine.decodedTokens).toBe(decoded);
-    await chat.invoke("hello", { seed: 3 });
-    expect(engine.decodedTokens).toBeGreaterThan(decoded);
-  });
-
-  it("counts tokens with the model's tokenizer and knows its context", async () => {
-    const chat = new ChatDeftree({ engine: digits() });
-    expect(await chat.getNumTokens("hello")).toBe(5);
-    expect(chat.profile).toMatchObject({ maxInputTokens: 2000, structuredOutput: false });
   });
 });

@@ -20,6 +20,7 @@ import { concat } from "@langchain/core/utils/stream";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import type { ChatDeftree, ChatDeftreeFields } from "../src/index.js";
+import { collect } from "./collect.js";
 
 export interface ConformanceTarget {
   chat(fields?: ChatDeftreeFields): ChatDeftree;
@@ -68,7 +69,7 @@ export function describeUnitChecks(make: (fields: ChatDeftreeFields) => ChatDeft
   });
   it("streams nothing on a signal that is aborted already", async () => {
     const stream = make(standard).stream("Hello", { signal: AbortSignal.abort() });
-    await expect(stream.then(chunksOf)).rejects.toThrow(/abort/i);
+    await expect(stream.then(collect)).rejects.toThrow(/abort/i);
   });
 }
 
@@ -84,7 +85,7 @@ export function describeIntegrationChecks({ chat, writesNoJson }: ConformanceTar
     });
 
     it("stream", async () => {
-      const chunks = await chunksOf(await chat().stream("Hello"));
+      const chunks = await collect(await chat().stream("Hello"));
       expect(chunks.length).toBeGreaterThan(1);
       for (const chunk of chunks) {
         expect(AIMessageChunk.isInstance(chunk)).toBe(true);
@@ -136,7 +137,7 @@ export function describeIntegrationChecks({ chat, writesNoJson }: ConformanceTar
     });
 
     it("of a stream, added up", async () => {
-      const whole = joined(await chunksOf(await chat().stream("Hello")));
+      const whole = joined(await collect(await chat().stream("Hello")));
       expectUsage(whole.usage_metadata);
       expect(whole.response_metadata.model).toMatch(/./);
     });
@@ -211,7 +212,7 @@ export function describeIntegrationChecks({ chat, writesNoJson }: ConformanceTar
     });
 
     json("streams a call of a tool, with usage", async () => {
-      const whole = joined(await chunksOf(await chat().bindTools([sumTool]).stream(asked)));
+      const whole = joined(await collect(await chat().bindTools([sumTool]).stream(asked)));
       expectSum(whole);
       expectUsage(whole.usage_metadata);
     });
@@ -219,7 +220,7 @@ export function describeIntegrationChecks({ chat, writesNoJson }: ConformanceTar
     json.each(["invoke", "stream"])("goes on after a tool's answer, by %s", async (how) => {
       const model = chat().bindTools([sumTool]);
       const ask = async (messages: BaseMessage[]) =>
-        how === "invoke" ? model.invoke(messages) : joined(await chunksOf(await model.stream(messages)));
+        how === "invoke" ? model.invoke(messages) : joined(await collect(await model.stream(messages)));
       const call = await ask(asked);
       expectSum(call);
       const result = new ToolMessage({ content: "5", tool_call_id: call.tool_calls![0]!.id!, name: "add" });
@@ -321,12 +322,6 @@ function toolCall(name: string, args: Record<string, unknown>, id: string): Tool
 
 function sumCall(a: number, b: number, id: string): ToolCall {
   return toolCall("add", { a, b }, id);
-}
-
-async function chunksOf(stream: AsyncIterable<AIMessageChunk>): Promise<AIMessageChunk[]> {
-  const chunks: AIMessageChunk[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return chunks;
 }
 
 function joined(chunks: AIMessageChunk[]): AIMessageChunk {
