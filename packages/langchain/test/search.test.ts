@@ -99,8 +99,10 @@ it("frees all KV of a cancelled search within one step, wherever it was cancelle
 
 describe("resuming on the engine", () => {
   it("grows the tree that it would have grown, token by token, after any cut", async () => {
-    const problem = sortingProblem(digits(48, 4));
-    const strategy = breadthFirst({ grow: "continue", width: 6, keep: 2, depth: 8, attempts: 24 });
+    const problem = { ...sortingProblem(digits(48, 4)), hopeless: undefined };
+    // Hot and uncut, so that thoughts differ and depend on their random numbers.
+    const settings = { width: 6, keep: 3, depth: 6, attempts: 24, cutHopeless: false, stopWhenSolved: false };
+    const strategy = breadthFirst({ grow: "continue", ...settings, sampling: { temperature: 2.5 } });
     const whole = await eventsOf(problem, strategy, { seed: 5 });
     const selected = whole.events.flatMap((event, i) => (event.type === "level:selected" ? [i + 1] : []));
     for (const cut of [...selected, 30, 100, whole.events.length]) {
@@ -109,6 +111,7 @@ describe("resuming on the engine", () => {
       expect(resumed.texts).toEqual(whole.texts);
       await expectFree();
     }
+    expect(new Set(whole.texts).size).toBeGreaterThan(20);
   });
 
   it("computes the kept path once, and decodes only what the log does not hold", async () => {

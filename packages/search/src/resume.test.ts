@@ -41,14 +41,20 @@ const reply = (prompt: string, seed: number) => {
 };
 const newModel = () => new ScriptedModel({ errorRate: 0.15, reply });
 
-async function eventsOf(model: ScriptedModel, strategy: Parameters<typeof search>[1], options: SearchOptions) {
+async function eventsOf(
+  model: ScriptedModel,
+  strategy: Parameters<typeof search>[1],
+  options: SearchOptions,
+  searched = problem,
+) {
   const events: SearchEvent[] = [];
-  const running = search(problem, strategy, model, { seed: 4, ...options });
+  const running = search(searched, strategy, model, { seed: 4, ...options });
   for await (const event of running) events.push(event);
   return { events, result: await running };
 }
 
-const cases: [string, Parameters<typeof search>[1], SearchOptions][] = [
+const stopping = { ...problem, thought: { maxTokens: 9, stop: ["4", "7"] } };
+const cases: [string, Parameters<typeof search>[1], SearchOptions, typeof problem?][] = [
   ["breadth-first, continue", breadthFirst({ grow: "continue", width: 6, keep: 2, depth: 6 }), {}],
   ["breadth-first, reprompt", breadthFirst({ grow: "reprompt", width: 4, depth: 3 }), {}],
   ["best-of-n", bestOfN({ n: 9, width: 3 }), {}],
@@ -58,24 +64,25 @@ const cases: [string, Parameters<typeof search>[1], SearchOptions][] = [
   ["graph of thoughts", graphOfThoughts({ parts: 4, solve: 3, merge: 3, improve: 2 }), {}],
   ["llm values", breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 3 }), { evaluate: llmValue() }],
   ["choices", breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 3 }), { evaluate: choiceLogprobs() }],
+  ["stop strings", breadthFirst({ grow: "continue", width: 5, keep: 2, depth: 6 }), {}, stopping],
   ["lists", breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 6, propose: "list" }), {}],
 ];
 
-describe.each(cases)("a resumed search: %s", (_name, strategy, options) => {
+describe.each(cases)("a resumed search: %s", (_name, strategy, options, searched) => {
   it("grows the tree that it would have grown uninterrupted, wherever it was cut off", async () => {
-    const whole = await eventsOf(newModel(), strategy, options);
+    const whole = await eventsOf(newModel(), strategy, options, searched);
     const log = whole.events.map(formatEvent).join("");
     for (let cut = 1; cut <= whole.events.length; cut += 1 + Math.floor(whole.events.length / 25)) {
       const events = readEventLog(whole.events.slice(0, cut).map(formatEvent).join(""));
       const model = newModel();
-      const resumed = await eventsOf(model, strategy, { ...options, resume: events });
+      const resumed = await eventsOf(model, strategy, { ...options, resume: events }, searched);
       checkEventOrder(resumed.events);
       expect(resumed.result.tree).toEqual(whole.result.tree);
       expect(resumed.result).toMatchObject({ text: whole.result.text, stopReason: whole.result.stopReason });
       expect(model.openBranches).toBe(0);
     }
     const model = newModel();
-    const again = await eventsOf(model, strategy, { ...options, resume: readEventLog(log) });
+    const again = await eventsOf(model, strategy, { ...options, resume: readEventLog(log) }, searched);
     expect(again.result.tree).toEqual(whole.result.tree);
     expect(model.generated).toBe(0);
     expect(model.opened).toBe(0);
