@@ -7,6 +7,7 @@
 
 #include "attention/cuda/attend_mma.cuh"
 #include "attention/cuda/attend_wgmma.cuh"
+#include "attention/cuda/packed_append.h"
 #include "common/error.h"
 #include "cuda/launch.cuh"
 
@@ -125,14 +126,28 @@ bool DevicePlan::upload(const Plan& plan, cudaStream_t stream) {
     throw Error(ErrorCode::kBadArgument, "attention plan: a group of " + std::to_string(packed_.header().max_rows) +
                                              " rows; the kernels take " + std::to_string(max_rows));
   const bool moved = reserve(packed_.bytes.size(), plan.num_partials);
+  num_states_ = static_cast<size_t>(plan.num_partials) * shape_.num_qo_heads;
+  copy_to_device(stream);
+  begin_step(stream);
+  return moved;
+}
+
+std::optional<int64_t> DevicePlan::append(std::span<const AppendedToken> appended) {
+  const std::optional<int64_t> more = append_to_packed_plan(packed_, appended);
+  return more && packed_.bytes.size() <= bytes_.size() ? more : std::nullopt;
+}
+
+void DevicePlan::upload_appended(cudaStream_t stream) {
+  copy_to_device(stream);
+  begin_step(stream);
+}
+
+void DevicePlan::copy_to_device(cudaStream_t stream) {
   cuda::check(cudaEventSynchronize(uploaded_), "the copy of the attention plan failed");
   std::memcpy(staging_.data(), packed_.bytes.data(), packed_.bytes.size());
   cuda::check(cudaMemcpyAsync(bytes_.data(), staging_.data(), packed_.bytes.size(), cudaMemcpyHostToDevice, stream),
               "cannot copy the attention plan to the GPU");
   cuda::check(cudaEventRecord(uploaded_, stream), "cannot record a CUDA event");
-  num_states_ = static_cast<size_t>(plan.num_partials) * shape_.num_qo_heads;
-  begin_step(stream);
-  return moved;
 }
 
 void DevicePlan::begin_step(cudaStream_t stream) {

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 
 #include <cuda_fp16.h>
 
+#include "attention/appended_tokens.h"
 #include "attention/cuda/packed_plan.h"
 #include "attention/cuda/params_cuda.h"
 #include "attention/plan.h"
@@ -44,6 +47,11 @@ class DevicePlan {
   // before it (long done in practice) because both use the same page-locked memory. Returns what reserve() returns.
   // The plan's tiles are marked where this step writes a token (kTileFresh): those wait for the kernel in front.
   bool upload(const Plan& plan, cudaStream_t stream);
+  // For a step that only appends: brings the plan up to date on the host. Returns the KV tokens that items read more, or
+  // nothing when there is no room left: upload() a new plan then. After a success upload_appended() does what upload()
+  // does; addresses stay.
+  std::optional<int64_t> append(std::span<const AppendedToken> appended);
+  void upload_appended(cudaStream_t stream);
   // Must come before the first layer of each step: marks the partial states of the uploaded plan as unwritten. A graph
   // that holds it is good for that plan. It also parts the steps: kernels of a step read K and V of earlier steps before
   // the kernel in front has ended, so what moves or writes those must be in the stream before it.
@@ -54,6 +62,8 @@ class DevicePlan {
 
  private:
   friend void run(const CudaAttentionParams& params, DevicePlan& plan, cudaStream_t stream);
+
+  void copy_to_device(cudaStream_t stream);
 
   AttentionShape shape_;
   CudaDevice device_;

@@ -12,8 +12,8 @@
 namespace deftree::attention {
 namespace {
 
-constexpr int kNumParts = 2;
-constexpr int32_t kAllParts = (1 << kNumParts) - 1;
+// Plans with more items are prefills, to which nothing is appended in place.
+constexpr size_t kMaxSpareItems = 1024;
 
 uint64_t low_bits(int count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
 
@@ -38,7 +38,7 @@ class Packer {
 
   void add_items() {
     for (const WorkItem& item : plan_.items) add_item(item);
-    packed_.num_rows_read = static_cast<int64_t>(packed_.tiles.size()) * kTileLen;
+    for (const PackedItem& item : packed_.items) packed_.num_rows_read += int64_t{item.num_tiles} * kTileLen;
   }
 
   void add_merges() {
@@ -149,6 +149,7 @@ class Packer {
     end_tile(tile_begin, num_queries);
     packed_.items.push_back({tile_begin, static_cast<int32_t>(packed_.tiles.size()) - tile_begin, item.query_begin,
                              num_queries, item.partial_begin, 0, {}});
+    if (plan_.items.size() <= kMaxSpareItems) packed_.tiles.push_back({{-1, -1, -1, -1}, 0, -1, kAllParts});
   }
 
   void add_for_all(const KvTile& tile, int32_t num_queries, uint64_t rows) {

@@ -21,6 +21,8 @@ struct KvTile {
                        // Even, and the words are padded to an even number, so that they can be copied in bulk
   int32_t flags;       // bit p: a query of part p (kPartRows) of the group sees a row; kTileFresh
 };
+inline constexpr int kNumParts = 2;
+inline constexpr int32_t kAllParts = (1 << kNumParts) - 1;
 // This step writes a token of the tile: not to be read before the kernel in front has ended.
 inline constexpr int32_t kTileFresh = 1 << 8;
 
@@ -79,6 +81,7 @@ struct PackedPlan {
   std::vector<int64_t> bin_cost;
   int64_t num_rows_read = 0;  // tile rows of all items, padding included
 
+  int32_t num_tiles() const { return static_cast<int32_t>(tiles.size()); }
   const PackedPlanHeader& header() const { return *reinterpret_cast<const PackedPlanHeader*>(bytes.data()); }
 };
 
@@ -86,6 +89,7 @@ struct PackedPlan {
 // (reading keeps up with both), and each item starts and ends once, which takes as long as three tiles.
 int64_t packed_item_cost(int num_tiles, int num_rows);
 
+// Behind the tiles of each item of a plan without thousands of items one tile stays free (packed_append.h).
 // Throws kBadArgument unless pages are of 16 and the plan has at most 4 GiB of tiles and masks.
 void pack_plan(const Plan& plan, const AttentionShape& shape, int num_bins, PackedPlan& packed);
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "attention/cuda/packed_reads.h"
 #include "attention/cuda/params_cuda.h"
 #include "attention/test_trees.h"
 #include "common/error.h"
@@ -17,14 +18,6 @@ namespace {
 
 constexpr AttentionShape kShape{8, 2, 64, 16};
 constexpr PlanDevice kDevice{.num_processors = 64, .min_chunk_len = 16, .max_group_rows = 64, .chunk_align = 1};
-
-template <class T>
-const T* at(const PackedPlan& packed, size_t offset) {
-  return reinterpret_cast<const T*>(packed.bytes.data() + offset);
-}
-
-// How often each query reads each slot, according to the plan and to its packed form.
-using Reads = std::map<std::pair<int32_t, int32_t>, int>;
 
 Reads reads_of(const Plan& plan) {
   Reads reads;
@@ -40,32 +33,6 @@ Reads reads_of(const Plan& plan) {
         }
       }
     }
-  }
-  return reads;
-}
-
-Reads reads_of(const PackedPlan& packed, int kv_head) {
-  Reads reads;
-  const PackedPlanHeader& header = packed.header();
-  const int32_t* queries = at<int32_t>(packed, header.group_queries);
-  const uint64_t* words = at<uint64_t>(packed, header.mask_words);
-  auto read = [&](const PackedItem& item) {
-    if (item.kv_head != kv_head) return;
-    for (int t = item.tile_begin; t < item.tile_begin + item.num_tiles; ++t) {
-      const KvTile& tile = at<KvTile>(packed, header.tiles)[t];
-      for (int i = 0; i < item.num_queries; ++i) {
-        const uint64_t seen = tile.mask_begin < 0 ? tile.valid : words[tile.mask_begin + i];
-        CHECK_EQ(seen & ~tile.valid, uint64_t{0});
-        for (int row = 0; row < kTileLen; ++row) {
-          if ((seen >> row) & 1) ++reads[{queries[item.query_begin + i], tile.page[row / 16] * 16 + row % 16}];
-        }
-      }
-    }
-  };
-  for (int b = 0; b < header.num_bins; ++b) {
-    const PackedBin& bin = at<PackedBin>(packed, sizeof(PackedPlanHeader))[b];
-    if (bin.first.num_tiles > 0) read(bin.first);
-    for (int i = bin.next_begin; i < bin.next_end; ++i) read(at<PackedItem>(packed, header.items)[i]);
   }
   return reads;
 }
@@ -118,7 +85,7 @@ TEST(packed_plan_joins_small_nodes_of_a_page) {
   device.num_processors = 1;
   make_plan(tree, Policy::kDeftFlatten, kShape, device, plan);
   pack_plan(plan, kShape, 1, packed);
-  REQUIRE(packed.tiles.size() == 2);
+  REQUIRE(packed.items.front().num_tiles == 2);
   CHECK_EQ(packed.tiles[0].mask_begin, -1);
   CHECK_EQ(packed.tiles[1].valid, uint64_t{0xffff});
   CHECK_EQ(packed.tiles[1].page[1], -1);
@@ -171,7 +138,7 @@ TEST(packed_plan_tells_which_part_of_a_group_sees_a_tile) {
   device.row_step = kPartRows;
   make_plan(named.snapshot(16), Policy::kDeftFlatten, kShape, device, plan);
   pack_plan(plan, kShape, 1, packed);
-  REQUIRE(packed.tiles.size() == 33);
+  REQUIRE(packed.items.front().num_tiles == 33);
   CHECK_EQ(packed.tiles[0].flags & 3, 3);
   for (int branch = 0; branch < 32; ++branch) CHECK_EQ(packed.tiles[1 + branch].flags & 3, branch < 16 ? 1 : 2);
 }

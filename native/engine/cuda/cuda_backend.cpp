@@ -131,14 +131,24 @@ class CudaBackend final : public Backend {
   attention::AttentionShape attention_shape() const override { return kv_.shape(); }
   attention::PlanDevice plan_device() const override { return ops_.plan_device(); }
 
+  bool can_append_to_plan() const override { return true; }
+  // Larger steps than those of a graph are prefills: nothing is appended to their plans.
+  std::optional<int64_t> append_to_plan(std::span<const attention::AppendedToken> appended) override {
+    if (appended.size() > kMaxGraphRows) return std::nullopt;
+    const std::optional<int64_t> more = ops_.append_to_plan(appended);
+    plan_is_appended_ = more.has_value();
+    return more;
+  }
+
   void forward(const StepBatch& batch, const attention::Plan& plan, const std::atomic<bool>& cancel) override {
+    const bool is_appended = std::exchange(plan_is_appended_, false);
     check_step(batch, vocab_size(), options_);
     use_device(device_.index);
     collect_times();
     num_logits_ = 0;
     if (cancel.load(std::memory_order_relaxed)) throw Error(ErrorCode::kAborted, "the step was cancelled");
     if (batch.num_queries() <= kMaxGraphRows) {
-      forward_graph(batch, plan);
+      forward_graph(batch, plan, is_appended);
     } else {
       ops_.begin_step(batch, plan);
       hidden_ = deftree::forward(ops_, batch, plan, cancel);
@@ -215,15 +225,20 @@ class CudaBackend final : public Backend {
 
   int vocab_size() const { return weights_.config.vocab_size; }
 
-  // Rows up to the bucket are padding: token 0 at position 0, no slot, and logits of row 0 once more.
-  void forward_graph(const StepBatch& batch, const attention::Plan& plan) {
+  // Rows up to the bucket are padding: token 0 at position 0, no slot, and logits of row 0 once more. `is_appended`: the
+  // plan is that of the step before, appended to, and not `plan`.
+  void forward_graph(const StepBatch& batch, const attention::Plan& plan, bool is_appended) {
     const GraphKey key{bucket(batch.num_queries()), batch.num_logits() == 0 ? 0 : bucket(batch.num_logits())};
     padded_ = batch;
     padded_.tokens.resize(key.first, 0);
     padded_.positions.resize(key.first, 0);
     padded_.slots.resize(key.first, -1);
     padded_.logit_rows.resize(key.second, 0);
-    if (ops_.begin_step(padded_, plan)) graphs_.clear();
+    if (is_appended) {
+      ops_.begin_appended_step(padded_);
+    } else if (ops_.begin_step(padded_, plan)) {
+      graphs_.clear();
+    }
     auto graph = graphs_.find(key);
     if (graph == graphs_.end()) {
       auto recorded = std::make_unique<cuda::Graph>(stream_, [&] {
@@ -287,6 +302,7 @@ class CudaBackend final : public Backend {
   std::map<GraphKey, std::unique_ptr<cuda::Graph>> graphs_;
   size_t graph_marks_ = 0;  // of timer_, the same in every graph
   StepBatch padded_;
+  bool plan_is_appended_ = false;  // the next step runs the plan of the last, appended to
 
   const __nv_bfloat16* hidden_ = nullptr;  // [num_logits, hidden_size] of a step without a graph, in ops_'s buffers
   int num_logits_ = 0;

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention/appended_tokens.h"
 #include "attention/plan.h"
 #include "cache/tree_cache.h"
 #include "common/error.h"
@@ -367,4 +368,49 @@ TEST(cuda_backend_refuses_what_does_not_fit_before_it_allocates) {
   CHECK_EQ(figure(huge, options(), "fitting_kv_tokens"), 0.0);
   std::atomic<bool> cancelled{true};
   CHECK_ERROR(make_cuda_backend(spec, options(), cancelled), ErrorCode::kAborted);
+}
+
+TEST(cuda_backend_appended_plans_give_what_new_plans_give) {
+  if (!has_gpu()) return;
+  const ModelSpec spec = small_model();
+  const int vocab_size = spec.config.vocab_size;
+  for (const attention::Policy policy : attention::all_policies()) {
+    const std::unique_ptr<Backend> appending = make(spec), planning = make(spec);
+    Forest forest(vocab_size);
+    const BranchId root = forest.cache.create();
+    const auto both = [&](const Step& step) {
+      run(*appending, step, vocab_size, policy);
+      return run(*planning, step, vocab_size, policy);
+    };
+    both(forest.step({{root, 150}}, 150));
+    std::vector<std::pair<BranchId, int>> decoding;
+    for (const BranchId branch : forest.cache.fork(root, 7)) decoding.emplace_back(branch, 1);
+    Step step = forest.step(decoding);
+    both(step);
+    int num_appended = 0;
+    for (int i = 0; i < 40; ++i) {
+      const TreeSnapshot before = step.snapshot.tree;
+      step = forest.step(decoding);
+      std::vector<attention::AppendedToken> appended;
+      REQUIRE(attention::find_appended_tokens(before, step.snapshot.tree, appended));
+      std::vector<float> logits(size_t(step.batch.num_logits()) * vocab_size);
+      if (appending->append_to_plan(appended)) {
+        ++num_appended;
+        appending->forward(step.batch, {}, kNever);
+        for (int row = 0; row < step.batch.num_logits(); ++row)
+          appending->read_logits(row, std::span(logits).subspan(size_t(row) * vocab_size, vocab_size));
+      } else {
+        logits = run(*appending, step, vocab_size, policy);
+      }
+      const std::vector<float> expected = run(*planning, step, vocab_size, policy);
+      double difference = 0, norm = 0;
+      for (size_t j = 0; j < logits.size(); ++j) {
+        difference += std::pow(double{logits[j]} - expected[j], 2);
+        norm += std::pow(double{expected[j]}, 2);
+      }
+      // The same keys in other tiles: sums in another order, rounded to bf16 layer by layer.
+      CHECK(std::sqrt(difference / norm) < 0.01);
+    }
+    CHECK(num_appended >= 20);
+  }
 }

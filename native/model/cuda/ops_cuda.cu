@@ -320,6 +320,16 @@ CudaOps::CudaOps(const CudaLlamaWeights& weights, std::span<const CudaKvLayer> k
 }
 
 bool CudaOps::begin_step(const StepBatch& batch, const attention::Plan& plan) {
+  copy_inputs(batch);
+  return plan_.upload(plan, stream_.get());
+}
+
+void CudaOps::begin_appended_step(const StepBatch& batch) {
+  copy_inputs(batch);
+  plan_.upload_appended(stream_.get());
+}
+
+void CudaOps::copy_inputs(const StepBatch& batch) {
   const int rows = batch.num_queries();
   ensure(rows <= max_rows_ && batch.num_logits() <= rows, "a step fits the buffers");
   num_step_rows_ = rows;
@@ -331,7 +341,6 @@ bool CudaOps::begin_step(const StepBatch& batch, const attention::Plan& plan) {
                               cudaMemcpyHostToDevice, stream_.get()),
               "cannot copy a step's tokens to the GPU");
   uploaded_.record(stream_);
-  return plan_.upload(plan, stream_.get());
 }
 
 CudaActivations CudaOps::activations(int) {

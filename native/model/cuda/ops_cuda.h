@@ -8,6 +8,7 @@
 #include <cuda_bf16.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 
@@ -54,6 +55,12 @@ class CudaOps {
   // Copies what the step's operations read to the device. Rows that the plan does not name are padding: token 0, slot
   // -1. Returns whether addresses changed, so that graphs must be captured again.
   bool begin_step(const StepBatch& batch, const attention::Plan& plan);
+  // The same for a step whose plan is that of the step before, brought up to date by append_to_plan(); addresses stay.
+  void begin_appended_step(const StepBatch& batch);
+  // See Backend::append_to_plan.
+  std::optional<int64_t> append_to_plan(std::span<const attention::AppendedToken> appended) {
+    return plan_.append(appended);
+  }
 
   CudaActivations activations(int num_rows);
   // The spans tell how many there are; the values are those of begin_step().
@@ -72,6 +79,8 @@ class CudaOps {
   void lm_head(const __nv_bfloat16* hidden, int num_rows, float* logits);
 
  private:
+  void copy_inputs(const StepBatch& batch);
+
   void enter(CudaStage stage) {
     if (timer_ != nullptr) timer_->enter(stage, stream_);
   }
