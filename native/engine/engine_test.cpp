@@ -640,8 +640,9 @@ TEST(engine_appends_to_the_plan_while_the_tree_keeps_its_shape) {
     const BranchKey root = d.create();
     d.extend(root, some_tokens(20, 1));
     const std::vector<BranchKey> children = d.fork(root, 3);
-    std::vector<RequestId> requests;
-    for (const BranchKey child : children) requests.push_back(d.decode(child, 40, {.temperature = 1}));
+    SamplingParams sampling;
+    sampling.temperature = 1;
+    for (const BranchKey child : children) d.decode(child, 40, sampling);
     d.run();
     stats = d.engine->stats();
     // After a new plan seven steps are appended; the first steps change the tree's shape.
