@@ -136,8 +136,8 @@ export async function solveSorting(
 }
 
 /** Sums of a method's outcomes; at least one. */
-export function sumOutcomes(outcomes: readonly SortingOutcome[]): OutcomeSums {
-  const sum = (value: (outcome: SortingOutcome) => number) =>
+export function sumOutcomes(outcomes: readonly Omit<SortingOutcome, "answer">[]): OutcomeSums {
+  const sum = (value: (outcome: Omit<SortingOutcome, "answer">) => number) =>
     outcomes.reduce((total, outcome) => total + value(outcome), 0);
   const generatedTokens = sum((outcome) => outcome.statistics.generatedTokens);
   const seconds = sum((outcome) => outcome.statistics.elapsedMs) / 1000;
