@@ -3,7 +3,7 @@
  * began, the search's events, and how the item ended. A search that was cut off begins anew in the file, with all that it
  * had, when it goes on; so of several attempts the longest holds the most.
  */
-import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
 import { DeftreeError } from "@deftree/engine";
 import { formatEvent, readEventLog, type SearchEvent, type SearchStatistics } from "@deftree/search";
 
@@ -53,6 +53,8 @@ export class RunLog {
     } catch (cause) {
       throw this.#refuse(`cannot be written: ${(cause as Error).message}`, cause);
     }
+    // A device or a pipe may have no end to read to.
+    if (!fstatSync(this.#fd).isFile()) throw this.#refuse("is no plain file");
     const bytes = readFileSync(this.#fd);
     const end = bytes.lastIndexOf("\n") + 1;
     this.#read(bytes.toString("utf8", 0, end), bytes.length);

@@ -2,7 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { devNull, tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { formatEvent } from "@deftree/search";
@@ -215,6 +215,7 @@ describe("a run that goes on", () => {
       expect(readFileSync(out, "utf8")).toBe(text);
     }
     await expect(run(command(join(folder, "nowhere", "run.jsonl")))).rejects.toThrow("cannot be written");
+    await expect(run(command(devNull))).rejects.toThrow("is no plain file");
   });
 });
 
