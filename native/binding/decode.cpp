@@ -8,6 +8,7 @@ namespace deftree::binding {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxDraftTokens = 1024;
 constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 
 int32_t count(const Field& field) { return static_cast<int32_t>(field.integer(1, kMaxInt32)); }
@@ -63,6 +64,26 @@ SamplingParams decode_sampling(const Field& sampling) {
   return params;
 }
 
+DraftSourceId decode_draft_source(const Field& source) {
+  return one_of(source, {"suffix", "recycling"}) == "suffix" ? DraftSourceId::kSuffix : DraftSourceId::kRecycling;
+}
+
+SpeculationParams decode_speculation(const Field& speculation) {
+  SpeculationParams params;
+  const std::string mode = one_of(speculation["mode"], {"off", "auto", "always"});
+  params.mode = mode == "off"    ? SpeculationMode::kOff
+                : mode == "auto" ? SpeculationMode::kAuto
+                                 : SpeculationMode::kAlways;
+  params.max_draft_tokens = static_cast<int32_t>(speculation["maxDraftTokens"].integer(1, kMaxDraftTokens));
+  const Field sources = speculation["sources"];
+  if (sources.size() == 0) sources.fail("an array of at least one draft source");
+  params.sources = 0;
+  for (uint32_t i = 0; i < sources.size(); ++i) {
+    params.sources |= 1u << static_cast<int>(decode_draft_source(sources.at(i)));
+  }
+  return params;
+}
+
 Command decode_command(const Field& command) {
   const std::string op = command["op"].string();
   const auto request = [&] { return command["request"].id(); };
@@ -84,6 +105,8 @@ Command decode_command(const Field& command) {
                          decode_sampling(command["sampling"])};
     const Field stops = command["stopStrings"];
     for (uint32_t i = 0; i < stops.size(); ++i) decode.stop_strings.push_back(stops.at(i).bytes());
+    const Field speculation = command["speculation"];
+    if (!speculation.is_absent()) decode.speculation = decode_speculation(speculation);
     return decode;
   }
   if (op == "score") return ScoreCommand{request(), branch(), command["tokens"].int32_array()};
@@ -159,6 +182,7 @@ LoadArguments decode_load_spec(const Field& spec) {
   engine.context_len = model.config.context_len;
   engine.max_step_tokens = result.backend.max_step_tokens;
   engine.policy = decode_policy(spec["attention"]);
+  engine.speculation = decode_speculation(spec["speculation"]);
   engine.token_bytes = spec["tokenBytes"].bytes();
   engine.token_offsets = spec["tokenByteOffsets"].uint32_array();
   for (size_t i = 1; i < engine.token_offsets.size(); ++i) {

@@ -11,6 +11,7 @@ export interface ModelFlags {
   kvTokens?: number;
   threads?: number;
   attention?: EngineOptions["attention"];
+  speculation?: "auto" | "off";
   json: boolean;
 }
 
@@ -48,6 +49,12 @@ export function addModelOptions(command: Command): Command {
     .option("--kv-tokens <n>", "tokens that the KV pages hold together", integer(1))
     .option("--threads <n>", "compute threads", integer(1))
     .addOption(new Option("--attention <policy>", "attention policy").choices(attentionPolicies))
+    .addOption(
+      new Option("--speculation <mode>", "auto: draft tokens ahead where it saves time (default: off)").choices([
+        "auto",
+        "off",
+      ]),
+    )
     .option("--json", "print one JSON line instead of text", false);
 }
 
@@ -85,5 +92,6 @@ export function engineOptions(flags: ModelFlags): EngineOptions {
     kvTokens: flags.kvTokens,
     threads: flags.threads,
     attention: flags.attention,
+    speculation: flags.speculation,
   };
 }

@@ -127,6 +127,7 @@ describe("Branch", () => {
       stop: ["END"],
       stopTokens: [8],
       maxTokens: 4,
+      speculation: { maxDraftTokens: 3 },
     });
     expect(commands).toEqual([
       {
@@ -137,6 +138,7 @@ describe("Branch", () => {
         stopTokens: [8],
         stopStrings: [Buffer.from("END")],
         sampling: { temperature: 0.5, topK: 3, seed: 9, logitBias: [[5, -1]] },
+        speculation: { mode: "auto", maxDraftTokens: 3, sources: ["suffix", "recycling"] },
       },
     ]);
   });

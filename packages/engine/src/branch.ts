@@ -1,5 +1,5 @@
 import { TokenStream } from "./decode-stream.js";
-import { checkDecodeOptions, checkTokens, nativeSampling } from "./engine-options.js";
+import { checkDecodeOptions, checkTokens, nativeSampling, nativeSpeculation } from "./engine-options.js";
 import type { DecodeOptions, DecodeStream, EngineBranch, ExtendResult, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { NativeCommand, NativeFinished } from "./native-addon.js";
@@ -122,6 +122,7 @@ export class Branch implements EngineBranch {
             stopTokens: [...stopTokens],
             stopStrings: stop.map((text) => Buffer.from(text, "utf8")),
             sampling: nativeSampling(options),
+            ...(options.speculation !== undefined && { speculation: nativeSpeculation(options.speculation) }),
           },
         ]);
         detach = this.#cancelOnAbort(request, signal);

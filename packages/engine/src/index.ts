@@ -9,12 +9,15 @@ export type {
   DecodeOptions,
   DecodeResult,
   DecodeStream,
+  DraftSourceName,
   EngineBranch,
   EngineInfo,
   EngineOptions,
   ExtendResult,
   FinishReason,
   SamplingOptions,
+  Speculation,
+  SpeculationOptions,
   TextTokenizer,
 } from "./engine-types.js";
 export { DeftreeError, type DeftreeErrorCode } from "./errors.js";

@@ -1,5 +1,6 @@
 /** From a model's files and the user's options to what the addon loads: every default is decided here. */
 import { type CudaQueries, chooseDevice, cudaMaxStepTokens, cudaPageSize, type DeviceChoice } from "./device-choice.js";
+import { nativeSpeculation } from "./engine-options.js";
 import type { EngineOptions } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { ModelFiles } from "./model-files.js";
@@ -38,6 +39,7 @@ export function makeLoadSpec(
     pageSize,
     numThreads: options.threads ?? 0,
     attention: options.attention ?? "deft-flatten",
+    speculation: nativeSpeculation(options.speculation ?? "off"),
     maxStepTokens: options.maxStepTokens ?? (choice.device === "cuda" ? cudaMaxStepTokens : cpuMaxStepTokens),
     profile: options.profile ?? false,
     tokenBytes: byteTable.bytes,

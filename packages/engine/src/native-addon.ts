@@ -9,6 +9,19 @@
 /** Names of the attention policies; see docs/tree-attention.md. */
 export type AttentionPolicy = "deft-flatten" | "deft-node" | "deft-node-chunk" | "flash-decoding" | "radix" | "medusa";
 
+/** Where drafts come from; see docs/speculation.md. */
+export type DraftSourceName = "suffix" | "recycling";
+
+/** Speculative decoding: which tokens come never depends on it, only how many of them a step gives. */
+export interface NativeSpeculation {
+  /** `auto`: drafts where the measured step time says that they gain; `always`: all that the sources find is verified. */
+  mode: "off" | "auto" | "always";
+  /** Of a branch's draft tree in one step, 1 to 1024. */
+  maxDraftTokens: number;
+  /** At least one. */
+  sources: DraftSourceName[];
+}
+
 /** A tensor's place in a model file. `name` is Hugging Face's name; `shape` is row-major `[out_features, in_features]`. */
 export interface NativeTensor {
   name: string;
@@ -51,6 +64,8 @@ export interface NativeLoadSpec {
   /** 0: chosen from the machine's cores. */
   numThreads: number;
   attention: AttentionPolicy;
+  /** Of decodes that name none. With `auto` the cost of a step is measured at load, for 0.3 s at most. */
+  speculation: NativeSpeculation;
   /** Most query tokens of one step; a longer prefill is cut into chunks of what is left beside running branches. */
   maxStepTokens: number;
   /** On a GPU, whether the parts of a step are timed; on the CPU they always are. */
@@ -93,6 +108,8 @@ export type NativeCommand =
       stopTokens: number[];
       stopStrings: Uint8Array[];
       sampling: NativeSampling;
+      /** Left out: as loaded. */
+      speculation?: NativeSpeculation;
     }
   /** Log-probability of each of `tokens` after the branch, which is left as it was. */
   | { op: "score"; request: number; branch: number; tokens: Int32Array }
@@ -186,6 +203,23 @@ export interface NativeStats {
   attentionNs: number;
   samplingNs: number;
   otherForwardNs: number;
+  /** Steps that verified a draft tree. */
+  verifySteps: number;
+  /** Draft trees, one for a branch in a step. Mean acceptance length = 1 + acceptedDraftTokens / draftTrees. */
+  draftTrees: number;
+  draftedTokens: number;
+  acceptedDraftTokens: number;
+  /** Draft trees given up for want of pages; the branch decoded plainly. */
+  droppedDrafts: number;
+  /** Drafts not used because a source failed or gave no tree. */
+  refusedDrafts: number;
+  /** By source; a token that both proposed counts for each. */
+  suffixDraftedTokens: number;
+  suffixAcceptedTokens: number;
+  recyclingDraftedTokens: number;
+  recyclingAcceptedTokens: number;
+  /** Finding drafts and choosing their size; part of overheadNs. */
+  draftingNs: number;
   /** schedule + snapshot + plan + publish: everything of a step outside the backend. */
   overheadNs: number;
   stepNs: number;

@@ -258,6 +258,15 @@ export function describeBranchEngine(name: string, load: () => Promise<BranchEng
           { stopTokens: [engine.info.vocabSize] },
           { logitBias: { [engine.info.vocabSize]: 1 } },
           { logprobs: 1000 },
+          { speculation: "on" },
+          { speculation: true },
+          { speculation: null },
+          { speculation: { mode: "off" } },
+          { speculation: { maxDraftTokens: 0 } },
+          { speculation: { maxDraftTokens: 1025 } },
+          { speculation: { sources: [] } },
+          { speculation: { sources: ["oracle"] } },
+          { speculation: { drafts: 3 } },
           { seed: 0.5 },
           { signal: {} },
         ];
@@ -272,6 +281,46 @@ export function describeBranchEngine(name: string, load: () => Promise<BranchEng
         await expect(branch.decode().result).rejects.toThrow(code("E_BAD_ARGUMENT"));
         await expect(branch.logits()).rejects.toThrow(code("E_BAD_ARGUMENT"));
         await expect(branch.score("a")).rejects.toThrow(code("E_BAD_ARGUMENT"));
+      });
+    });
+
+    describe("speculation", () => {
+      const always = { mode: "always" } as const;
+      it.each([
+        ["greedy", {}],
+        ["sampled", { temperature: 1, seed: 11 }],
+        ["with penalties and log-probabilities", { temperature: 0.8, seed: 3, repetitionPenalty: 1.2, logprobs: 2 }],
+      ])("never changes the tokens: %s", async (_, sampling) => {
+        const options = { maxTokens: 32, stopTokens: [], ...sampling };
+        const plain = await (await branchWith()).decode({ ...options, speculation: "off" });
+        const before = engine.stats();
+        const [speculative, auto] = [
+          await (await branchWith()).decode({ ...options, speculation: always }),
+          await (await branchWith()).decode({ ...options, speculation: "auto" }),
+        ];
+        expect(engine.stats().draftedTokens).toBeGreaterThan(before.draftedTokens);
+        for (const { tokens, logprobs } of [speculative, auto]) {
+          expect(tokens).toHaveLength(32);
+          expect(logprobs?.length).toBe(plain.logprobs?.length);
+          if ("temperature" in sampling && exactness.bitwise) expect(tokens).toEqual(plain.tokens);
+          else if (!("temperature" in sampling)) await expectSameDecode(tokens, plain.tokens);
+        }
+      });
+
+      it("ends at the same stop string, and counts what it drafted", async () => {
+        const whole = await (await branchWith()).decode({ maxTokens: 32, stopTokens: [] });
+        const stop = engine.tokenizer.decode(whole.tokens.slice(20, 22));
+        const before = engine.stats();
+        const options = { maxTokens: 32, stopTokens: [], stop: stop === "" ? [] : [stop] };
+        const branch = await branchWith();
+        const { length } = branch;
+        const result = await branch.decode({ ...options, speculation: always });
+        const plain = await (await branchWith()).decode(options);
+        if (exactness.bitwise) expect(result).toEqual(plain);
+        expect(branch.length).toBe(length + result.tokens.length);
+        const after = engine.stats();
+        expect(after.draftTrees).toBeGreaterThan(before.draftTrees);
+        expect(after.acceptedDraftTokens).toBeLessThanOrEqual(after.draftedTokens);
       });
     });
 

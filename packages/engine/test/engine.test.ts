@@ -77,6 +77,11 @@ describe("Engine.load", () => {
     [{ pageSize: 0 }, /pageSize/],
     [{ maxStepTokens: -1 }, /maxStepTokens/],
     [{ contextLength: 513 }, /512/],
+    [{ speculation: "fast" }, /"off", "auto" or an object; got "fast"/],
+    [{ speculation: { mode: "never" } }, /speculation.mode "never".*auto, always/],
+    [{ speculation: { maxDraftTokens: 0 } }, /speculation.maxDraftTokens.*1 to 1024; got 0/],
+    [{ speculation: { sources: ["medusa"] } }, /speculation.sources "medusa".*suffix, recycling/],
+    [{ speculation: { maxDraftToken: 8 } }, /"maxDraftToken".*mode, maxDraftTokens, sources/],
     [{ signal: "x" }, /AbortSignal/],
   ])("refuses %j and says what is valid", async (bad, message) => {
     const loading = Engine.load(f32, bad as object);

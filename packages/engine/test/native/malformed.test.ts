@@ -6,6 +6,7 @@ import { type TinyModel, tinyModel } from "./tiny-model.js";
 
 const decode = { ...endlessDecode(1), request: 1 };
 const sampled = (sampling: object) => ({ ...decode, sampling });
+const speculating = (speculation: unknown) => ({ ...decode, speculation });
 
 /** A malformed command, and the field that its error names. */
 const commands: [description: string, field: string, command: unknown][] = [
@@ -41,6 +42,11 @@ const commands: [description: string, field: string, command: unknown][] = [
   ["bias no pair", "commands[0].sampling.logitBias[0]", sampled({ logitBias: [[1]] })],
   ["bias of no token", "logitBias", sampled({ logitBias: [[300, 1]] })],
   ["logprobs negative", "commands[0].sampling.logprobs", sampled({ logprobs: -1 })],
+  ["speculation as text", "commands[0].speculation", speculating("auto")],
+  ["unknown mode", "commands[0].speculation.mode", speculating({ mode: "on" })],
+  ["no draft tokens", "speculation.maxDraftTokens", speculating({ mode: "auto", maxDraftTokens: 0 })],
+  ["no sources", "speculation.sources", speculating({ mode: "auto", maxDraftTokens: 1, sources: [] })],
+  ["unknown source", "speculation.sources[0]", speculating({ mode: "auto", maxDraftTokens: 1, sources: ["x"] })],
   ["length negative", "commands[0].length", { op: "truncate", request: 1, branch: 1, length: -1 }],
   ["keepCached missing", "commands[0].keepCached", { op: "prune", branch: 1 }],
   ["unknown policy", "psychic", { op: "setAttention", attention: "psychic" }],
@@ -110,6 +116,7 @@ describe("the other functions", () => {
     expect(await message({ tensors: [{ ...spec.tensors[0], file: 3 }] })).toContain("spec.tensors[0].file");
     expect(await message({ tensors: [{ ...spec.tensors[0], offset: -1 }] })).toContain("spec.tensors[0].offset");
     expect(await message({ weights: "int2" })).toContain("spec.weights");
+    expect(await message({ speculation: undefined })).toContain("spec.speculation");
     expect(await message({ tokenByteOffsets: Uint32Array.of(0, 5, 3) })).toContain("tokenByteOffsets");
     expect(await message({ tokenByteOffsets: Uint32Array.of(0, 1e6) })).toContain("tokenByteOffsets");
     const noCallback = await addon.load(spec, undefined as never).catch((e) => e);

@@ -73,6 +73,7 @@ export function tinyModel(overrides: Partial<NativeLoadSpec> = {}, layers = tiny
     pageSize: 16,
     numThreads: 1,
     attention: "deft-flatten",
+    speculation: { mode: "off", maxDraftTokens: 32, sources: ["suffix", "recycling"] },
     maxStepTokens: 64,
     profile: false,
     tokenBytes,
