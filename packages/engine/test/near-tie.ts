@@ -16,8 +16,20 @@ function mix(value: bigint): bigint {
 }
 
 /** The engine's random number of a token on a branch that was not forked. */
-function uniformRandom(seed: number, position: number): number {
+export function uniformRandom(seed: number, position: number): number {
   return Number(mix(mix(mix(BigInt(seed))) ^ BigInt(position)) >> 11n) * 2 ** -53;
+}
+
+/** The probability of all tokens with a smaller id than `token`, and of those with one up to it. */
+export async function probabilitiesBelow(
+  branch: EngineBranch,
+  temperature: number,
+): Promise<[below: (token: number) => number, upTo: (token: number) => number]> {
+  const logits = await branch.logits();
+  const largest = Math.max(...logits);
+  let total = 0;
+  const sums = [0, ...[...logits].map((logit) => (total += Math.exp((logit - largest) / temperature)))];
+  return [(token) => sums[token]! / total, (token) => sums[token + 1]! / total];
 }
 
 /**
@@ -30,15 +42,14 @@ export async function expectNearTie(
   { temperature = 0, seed = 0 }: Pick<DecodeOptions, "temperature" | "seed">,
   tolerance: number,
 ): Promise<void> {
-  const logits = await branch.logits();
   const [lower, upper] = [Math.min(...pair), Math.max(...pair)];
-  if (temperature === 0) return expect(Math.abs(logits[lower]! - logits[upper]!)).toBeLessThan(tolerance);
-  const largest = Math.max(...logits);
-  const weights = [...logits].map((logit) => Math.exp((logit - largest) / temperature));
-  const sum = (values: number[]) => values.reduce((total, value) => total + value, 0);
-  const below = (token: number) => sum(weights.slice(0, token)) / sum(weights);
-  const drawn = uniformRandom(seed, branch.length);
-  // The lower token ends where the number is, and the upper one begins there.
-  expect(Math.abs(below(lower + 1) - drawn)).toBeLessThan(tolerance);
-  expect(Math.abs(below(upper) - drawn)).toBeLessThan(tolerance);
+  if (temperature === 0) {
+    const logits = await branch.logits();
+    expect(Math.abs(logits[lower]! - logits[upper]!)).toBeLessThan(tolerance);
+    return;
+  }
+  const [below, upTo] = await probabilitiesBelow(branch, temperature);
+  const number = uniformRandom(seed, branch.length);
+  expect(Math.abs(upTo(lower) - number)).toBeLessThan(tolerance);
+  expect(Math.abs(below(upper) - number)).toBeLessThan(tolerance);
 }
