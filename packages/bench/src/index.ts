@@ -18,5 +18,13 @@ export {
 } from "./compare-strategies.js";
 export { benchDecode, type DecodeBenchOptions, type DecodeBenchResult, type DecodeBenchRow } from "./decode.js";
 export { describeMachine, type MachineInfo } from "./machine.js";
+export {
+  benchSpeculation,
+  type SpeculationBenchOptions,
+  type SpeculationBenchResult,
+  type SpeculationBenchRow,
+} from "./speculation.js";
+export { speculationWorkloadNames } from "./speculation-prompts.js";
 export { type NamedTree, readTreeFile } from "./tree-file.js";
+export type { VerificationCostRow } from "./verification-cost.js";
 export { workloadNames } from "./workloads.js";

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { addBenchAttention } from "./bench-attention.js";
 import { addBenchDecode } from "./bench-decode.js";
 import { addBenchSearch } from "./bench-search.js";
+import { addBenchSpeculation } from "./bench-speculation.js";
 
 export function addBenchCommand(program: Command): void {
   const bench = program
@@ -10,4 +11,5 @@ export function addBenchCommand(program: Command): void {
   addBenchAttention(bench);
   addBenchDecode(bench);
   addBenchSearch(bench);
+  addBenchSpeculation(bench);
 }
