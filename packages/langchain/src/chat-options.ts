@@ -41,6 +41,7 @@ export interface ChatDeftreeFields
       | "contextLength"
       | "threads"
       | "attention"
+      | "speculation"
       | "maxStepTokens"
     > {
   /**
@@ -74,14 +75,27 @@ export const serializableFields: string[] = [
     "contextLength",
     "threads",
     "attention",
+    "speculation",
   ],
   ...["maxStepTokens", "temperature", "topK", "topP", "minP", "repetitionPenalty", "logitBias", "maxTokens", "seed"],
   ...["logprobs", "topLogprobs", "n", "outputVersion", "disableStreaming"],
 ];
 
 export function engineOptions(fields: ChatDeftreeFields): EngineOptions {
-  const { device, deviceIndex, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens } = fields;
-  return { device, deviceIndex, weights, kvType, kvTokens, contextLength, threads, attention, maxStepTokens };
+  const { device, deviceIndex, weights, kvType, kvTokens, contextLength, threads, attention, speculation } = fields;
+  const { maxStepTokens } = fields;
+  return {
+    device,
+    deviceIndex,
+    weights,
+    kvType,
+    kvTokens,
+    contextLength,
+    threads,
+    attention,
+    speculation,
+    maxStepTokens,
+  };
 }
 
 export function samplingFields(fields: ChatDeftreeSampling): ChatDeftreeSampling {
