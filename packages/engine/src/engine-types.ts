@@ -54,7 +54,7 @@ export interface EngineOptions {
   attention?: AttentionPolicy;
   /**
    * Of decodes that name none. `"off"` by default: on text that repeats, `"auto"` gave 1.7 to 3 times the tokens per second,
-   * on chat and random text 0.97 to 1.00 times (docs/speculation.md), and a default must cost nobody anything.
+   * on random text 0.95, and with four branches of a small model down to 0.91 times (docs/speculation.md): no default.
    */
   speculation?: Speculation;
   /** Most query tokens of one step (prefill is cut into chunks of this); by default 256, on a GPU 4096. */
