@@ -7,6 +7,7 @@ import type { Problem, PromptMessage } from "@deftree/search";
 import { countNames } from "./country-names.js";
 import { splitEvenly } from "./number-list.js";
 import { type CountryCounts, generatePassage, type Passage, passageOf, splitSentences } from "./passages.js";
+import { promptWithExamples } from "./prompts.js";
 import { valueQuestion, voteQuestion } from "./questions.js";
 import { badRow, type DataRecord, readCsv } from "./records.js";
 
@@ -192,8 +193,7 @@ function taskPrompt({ text }: Passage, fewShot: number, style: "direct" | "chain
   const how = inSteps
     ? " First count in each sentence, one line each; then add up, after the word Output:.\n"
     : " Answer with the object only.\n";
-  const content = [INSTRUCTION, how, ...withTitle(examples), `Text: ${text}`].join("");
-  return [{ role: "user", content }];
+  return promptWithExamples(INSTRUCTION + how, examples, `Text: ${text}`);
 }
 
 function improvePrompt({ text }: Passage, current: CountryCounts, fewShot: number): PromptMessage[] {
@@ -206,28 +206,23 @@ function improvePrompt({ text }: Passage, current: CountryCounts, fewShot: numbe
       `Output: ${formatCounts(example.counts)}\n\n`,
     ].join("");
   });
-  const content = [
-    "The object should say how often each country is named in the text, but it has mistakes. ",
-    "Count each country again and correct the object. Answer with the corrected JSON object only.\n",
-    ...withTitle(examples),
+  return promptWithExamples(
+    "The object should say how often each country is named in the text, but it has mistakes. " +
+      "Count each country again and correct the object. Answer with the corrected JSON object only.\n",
+    examples,
     `Text: ${text}\nIncorrect: ${formatCounts(current)}`,
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 function mergePrompt(first: CountryCounts, second: CountryCounts): PromptMessage[] {
-  const content = [
+  return promptWithExamples(
     "Add the two JSON objects: for each country the sum of its counts. Answer with the JSON object only.\n",
+    [],
     `Counts 1: ${formatCounts(first)}\nCounts 2: ${formatCounts(second)}`,
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 /** Passages of 4 and 8 sentences; the same for every problem, so that their tokens are a shared prefix. */
 function examplePassages(count: number): Passage[] {
   return [4, 8].slice(0, count).map((sentences, index) => generatePassage(1000 + index, { sentences, countries: 4 }));
-}
-
-function withTitle(examples: string[]): string[] {
-  return examples.length === 0 ? [] : ["\nExamples\n", ...examples, "Your turn\n"];
 }

@@ -13,6 +13,7 @@ import {
   sortedCopy,
   splitEvenly,
 } from "./number-list.js";
+import { promptWithExamples } from "./prompts.js";
 import { valueQuestion, voteQuestion } from "./questions.js";
 import { badRow, type DataRecord, readCsv } from "./records.js";
 import { createRng } from "./rng.js";
@@ -178,10 +179,7 @@ function taskPrompt(pair: SetPair, fewShot: number, inSteps: boolean): PromptMes
   const how = inSteps
     ? ` First split Set 2 into parts of ${STEP_LENGTH} and find those of each that stand in Set 1, a line each; then join them, after the word Output:.\n`
     : " Answer with the list of these numbers only.\n";
-  const content = [`Find the numbers that stand in both sets.${how}`, ...withTitle(examples), formatPair(pair)].join(
-    "",
-  );
-  return [{ role: "user", content }];
+  return promptWithExamples(`Find the numbers that stand in both sets.${how}`, examples, formatPair(pair));
 }
 
 /** What a chain of thought writes: the common numbers of each part of the second set, then all of them. */
@@ -205,22 +203,21 @@ function improvePrompt(pair: SetPair, current: readonly number[], fewShot: numbe
       `Output: ${formatList(right)}\n\n`,
     ].join("");
   });
-  const content = [
-    "The list should hold the numbers that stand in both sets, but it has mistakes. ",
-    "Remove each number that is not in both sets, then go through Set 2 and add each missing one. ",
-    "Answer with the corrected list only.\n",
-    ...withTitle(examples),
+  return promptWithExamples(
+    "The list should hold the numbers that stand in both sets, but it has mistakes. " +
+      "Remove each number that is not in both sets, then go through Set 2 and add each missing one. " +
+      "Answer with the corrected list only.\n",
+    examples,
     `${formatPair(pair)}\nIncorrect intersection: ${formatList(current)}`,
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 function mergePrompt(first: readonly number[], second: readonly number[]): PromptMessage[] {
-  const content = [
+  return promptWithExamples(
     "Join the two lists of numbers into one that holds all of them. Answer with the joined list only.\n",
+    [],
     `List 1: ${formatList(first)}\nList 2: ${formatList(second)}`,
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 function formatPair({ first, second }: SetPair): string {
@@ -230,10 +227,6 @@ function formatPair({ first, second }: SetPair): string {
 /** Pairs of sets of 8, 16 and 32; the same for every problem, so that their tokens are a shared prefix. */
 function examplePairs(count: number): SetPair[] {
   return [8, 16, 32].slice(0, count).map((size, index) => generateSetPair(size, 1000 + index));
-}
-
-function withTitle(examples: string[]): string[] {
-  return examples.length === 0 ? [] : ["\nExamples\n", ...examples, "Your turn\n"];
 }
 
 function isSet(numbers: readonly number[]): boolean {

@@ -13,6 +13,7 @@ import {
   sortedCopy,
   splitEvenly,
 } from "./number-list.js";
+import { promptWithExamples } from "./prompts.js";
 import { valueQuestion, voteQuestion } from "./questions.js";
 import { badRow, type DataRecord, readCsv } from "./records.js";
 import { createRng } from "./rng.js";
@@ -151,12 +152,11 @@ function taskPrompt(input: readonly number[], fewShot: number, inSteps: boolean)
   const how = inSteps
     ? ` First split it into parts of ${STEP_LENGTH} digits and sort each, a line each; then merge them, after the word Output:.\n`
     : " Answer with the sorted list only.\n";
-  const content = [
+  return promptWithExamples(
     `Sort the list of digits in ascending order. Keep every repetition.${how}`,
-    ...withTitle(examples),
+    examples,
     `Input: ${formatList(input)}`,
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 /** What a chain of thought writes: each part and the part in order, then the whole list. */
@@ -178,14 +178,13 @@ function improvePrompt(input: readonly number[], current: readonly number[], few
       `Output: ${formatList(sortedCopy(example))}\n\n`,
     ].join("");
   });
-  const content = [
-    `The list of ${input.length} digits was sorted in ascending order, with mistakes. `,
-    "Compare how often each digit stands in both lists, add what is missing, remove what is too many. ",
-    "Answer with the corrected sorted list only.\n",
-    ...withTitle(examples),
+  return promptWithExamples(
+    `The list of ${input.length} digits was sorted in ascending order, with mistakes. ` +
+      "Compare how often each digit stands in both lists, add what is missing, remove what is too many. " +
+      "Answer with the corrected sorted list only.\n",
+    examples,
     `Input: ${formatList(input)}\nIncorrectly sorted: ${formatList(current)}`,
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 function mergePrompt(first: readonly number[], second: readonly number[], fewShot: number): PromptMessage[] {
@@ -194,22 +193,17 @@ function mergePrompt(first: readonly number[], second: readonly number[], fewSho
     const [a, b] = splitEvenly(example, 2);
     return `${lists(sortedCopy(a!), sortedCopy(b!))}\nOutput: ${formatList(sortedCopy(example))}\n\n`;
   });
-  const content = [
-    "Merge the two sorted lists of digits into one sorted list. Keep every repetition. ",
-    "Answer with the merged list only.\n",
-    ...withTitle(examples),
+  return promptWithExamples(
+    "Merge the two sorted lists of digits into one sorted list. Keep every repetition. " +
+      "Answer with the merged list only.\n",
+    examples,
     lists(first, second),
-  ].join("");
-  return [{ role: "user", content }];
+  );
 }
 
 /** Inputs of 16, 32 and 64 digits; the same for every problem, so that their tokens are a shared prefix. */
 function exampleInputs(count: number): number[][] {
   return [16, 32, 64].slice(0, count).map((length, index) => generateSorting(length, 1000 + index));
-}
-
-function withTitle(examples: string[]): string[] {
-  return examples.length === 0 ? [] : ["\nExamples\n", ...examples, "Your turn\n"];
 }
 
 function descents(numbers: readonly number[]): number {
