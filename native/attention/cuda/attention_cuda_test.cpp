@@ -14,19 +14,14 @@
 #include "attention/test_trees.h"
 #include "common/error.h"
 #include "common/test.h"
-#include "cuda/device_list.h"
+#include "cuda/gpu_test.h"
 #include "cuda/stream.h"
 
 namespace deftree::attention {
 namespace {
 
+using test::has_gpu;
 using cuda::DeviceBuffer;
-
-bool has_gpu() {
-  static const CudaStatus status = query_cuda();
-  if (status.devices.empty()) std::printf("    skipped: %s\n", status.problem.c_str());
-  return !status.devices.empty();
-}
 
 struct Layer {
   TreeSnapshot tree;

@@ -13,12 +13,13 @@
 #include "cache/tree_cache.h"
 #include "common/error.h"
 #include "common/test.h"
-#include "cuda/device_list.h"
+#include "cuda/gpu_test.h"
 #include "engine/backend.h"
 #include "model/cuda/rounded_ops.h"
 #include "model/llama_fixture.h"
 
 using namespace deftree;
+using deftree::test::has_gpu;
 using deftree::test::LlamaFixture;
 using deftree::test::ModelFile;
 using deftree::test::ReferenceModel;
@@ -27,12 +28,6 @@ namespace {
 
 constexpr int kNumPages = 128;
 const std::atomic<bool> kNever{false};
-
-bool has_gpu() {
-  static const CudaStatus status = query_cuda();
-  if (status.devices.empty()) std::printf("    skipped: %s\n", status.problem.c_str());
-  return !status.devices.empty();
-}
 
 BackendOptions options() {
   BackendOptions options{

@@ -17,22 +17,17 @@
 #include "common/error.h"
 #include "common/test.h"
 #include "cuda/buffer.h"
+#include "cuda/gpu_test.h"
 #include "cuda/stream.h"
 
 namespace deftree {
 namespace {
 
 using RowBarrier = CudaSampler::RowBarrier;
+using test::has_gpu;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr double kRounding = 1e-6;
-
-bool has_gpu() {
-  int count = 0;
-  const bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-  if (!found) std::printf("    skipped: no GPU\n");
-  return found;
-}
 
 // Rows of logits on both sides, and a sampler for them.
 class Gpu {

@@ -11,6 +11,7 @@
 
 #include "common/error.h"
 #include "common/test.h"
+#include "cuda/gpu_test.h"
 #include "cuda/launch.cuh"
 #include "cuda/stream.h"
 #include "model/cuda/linear_cuda.h"
@@ -19,6 +20,7 @@
 namespace deftree {
 namespace {
 
+using test::has_gpu;
 using cuda::DeviceBuffer;
 
 // ---- the cut, which needs no GPU
@@ -82,13 +84,6 @@ TEST(stream_plan_depends_on_the_bucket_only) {
 
 // ---- on the GPU
 // -------------------------------------------------------------------------------------------------------
-
-bool has_gpu() {
-  int num_devices = 0;
-  if (cudaGetDeviceCount(&num_devices) == cudaSuccess && num_devices > 0) return true;
-  std::printf("     skipped: there is no GPU\n");
-  return false;
-}
 
 constexpr int kBlock = 256;
 

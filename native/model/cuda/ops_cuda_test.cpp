@@ -12,7 +12,7 @@
 #include "cache/tree_cache.h"
 #include "common/error.h"
 #include "common/test.h"
-#include "cuda/device_list.h"
+#include "cuda/gpu_test.h"
 #include "model/cuda/kv_cache_cuda.h"
 #include "model/dtype.h"
 #include "model/llama.h"
@@ -20,18 +20,13 @@
 #include "model/tensor_table.h"
 
 using namespace deftree;
+using deftree::test::has_gpu;
 
 namespace {
 
 constexpr int kNumPages = 32, kMaxRows = 160;
 constexpr double kBf16Ulp = 1.0 / 128;  // rounding to bf16 is off by half of it
 const std::atomic<bool> kNever{false};
-
-bool has_gpu() {
-  static const CudaStatus status = query_cuda();
-  if (status.devices.empty()) std::printf("    skipped: %s\n", status.problem.c_str());
-  return !status.devices.empty();
-}
 
 ModelSpec spec_of(int head_dim) {
   ModelSpec spec;
