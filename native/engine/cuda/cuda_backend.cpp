@@ -81,9 +81,13 @@ void check_memory(const ModelSpec& spec, const BackendOptions& options) {
 int checked_device(const BackendOptions& options) {
   const CudaStatus status = query_cuda();
   if (status.devices.empty()) throw Error(ErrorCode::kDevice, "device \"cuda\" cannot be used: " + status.problem);
-  if (options.device_index < 0 || static_cast<size_t>(options.device_index) >= status.devices.size()) {
-    throw Error(ErrorCode::kBadArgument, "device_index is " + std::to_string(options.device_index) + ", there are " +
-                                             std::to_string(status.devices.size()) + " usable GPUs");
+  if (std::ranges::find(status.devices, options.device_index, &CudaDeviceInfo::index) == status.devices.end()) {
+    std::string usable;
+    for (const CudaDeviceInfo& device : status.devices) {
+      usable += (usable.empty() ? "" : ", ") + std::to_string(device.index) + " (" + device.name + ")";
+    }
+    throw Error(ErrorCode::kBadArgument,
+                "device_index is " + std::to_string(options.device_index) + ", usable GPUs are " + usable);
   }
   return options.device_index;
 }
