@@ -150,7 +150,7 @@ void Engine::forward() {
 void Engine::commit() {
   enter(kCommit);
   if (backend_->can_append_to_plan()) {
-    planned_tree_ = snapshot_.tree;
+    std::swap(planned_tree_, snapshot_.tree);  // nothing of this step reads the tree any more
     has_planned_tree_ = true;
   }
   for (size_t i = 0; i < works_.size(); ++i) {

@@ -1,8 +1,8 @@
 #include "attention/cuda/packed_append.h"
 
 #include <algorithm>
-#include <cstring>
-#include <unordered_map>
+#include <numeric>
+#include <vector>
 
 #include "attention/cuda/params_cuda.h"
 
@@ -15,13 +15,13 @@ class Appender {
 
   // A step's new tokens go to the tiles marked as fresh by the step before, so only those are looked at.
   std::optional<int64_t> run(std::span<const AppendedToken> appended) {
-    std::unordered_multimap<int32_t, const AppendedToken*> by_page;
-    for (const AppendedToken& token : appended) by_page.emplace(token.previous_slot / kCudaPageSize, &token);
-    struct Place {
-      int32_t item, tile, row;  // of the token before
-      const AppendedToken* token;
-    };
-    std::vector<Place> places;
+    const auto page_before = [&](int32_t i) { return appended[i].previous_slot / kCudaPageSize; };
+    std::vector<int32_t>& by_page = packed_.appended_by_page;
+    by_page.resize(appended.size());
+    std::iota(by_page.begin(), by_page.end(), 0);
+    std::ranges::sort(by_page, {}, page_before);
+
+    packed_.append_places.clear();
     for (int32_t i = 0; i < static_cast<int32_t>(packed_.items.size()); ++i) {
       const PackedItem& item = packed_.items[i];
       for (int32_t t = item.tile_begin; t < item.tile_begin + item.num_tiles; ++t) {
@@ -29,18 +29,17 @@ class Appender {
         if ((tile.flags & kTileFresh) == 0) continue;
         tile.flags &= ~kTileFresh;
         for (int32_t p = 0; p < kTilePages && tile.page[p] >= 0; ++p) {
-          const auto [first, last] = by_page.equal_range(tile.page[p]);
-          for (auto it = first; it != last; ++it) {
-            const int32_t row = p * kCudaPageSize + it->second->previous_slot % kCudaPageSize;
-            if (tile.valid >> row & 1) places.push_back({i, t, row, it->second});
+          for (const int32_t token : std::ranges::equal_range(by_page, tile.page[p], {}, page_before)) {
+            const int32_t row = p * kCudaPageSize + appended[token].previous_slot % kCudaPageSize;
+            if (tile.valid >> row & 1) packed_.append_places.push_back({i, t, row, token});
           }
         }
       }
     }
-    for (const Place& place : places) {
-      if (!add(packed_.items[place.item], place.tile, place.row, *place.token)) return std::nullopt;
+    for (const AppendPlace& place : packed_.append_places) {
+      if (!add(packed_.items[place.item], place.tile, place.row, appended[place.appended])) return std::nullopt;
     }
-    return static_cast<int64_t>(places.size());
+    return static_cast<int64_t>(packed_.append_places.size());
   }
 
  private:

@@ -68,7 +68,13 @@ struct PackedPlanHeader {
 static_assert(sizeof(PackedPlanHeader) == 64 && sizeof(PackedBin) == 64 && sizeof(PackedItem) == 32 &&
               sizeof(KvTile) == 32 && sizeof(PackedMerge) == 48);
 
-// Working memory of pack_plan, and its result.
+// Where a token stands to which packed_append.h adds the next one.
+struct AppendPlace {
+  int32_t item, tile, row;
+  int32_t appended;  // index of the next token
+};
+
+// Working memory of pack_plan and append_to_packed_plan, and their result.
 struct PackedPlan {
   std::vector<std::byte> bytes;  // PackedPlanHeader and what it refers to
   std::vector<PackedItem> items;  // for KV head 0
@@ -79,6 +85,8 @@ struct PackedPlan {
   std::vector<PackedItem> items_by_bin;
   std::vector<int32_t> bin_of_task, order;  // a task: item * num_kv_heads + KV head
   std::vector<int64_t> bin_cost;
+  std::vector<int32_t> appended_by_page;  // indices of the tokens, by the page of the one before
+  std::vector<AppendPlace> append_places;
   int64_t num_rows_read = 0;  // tile rows of all items, padding included
 
   int32_t num_tiles() const { return static_cast<int32_t>(tiles.size()); }
