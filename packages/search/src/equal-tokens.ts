@@ -4,6 +4,7 @@ import { type SearchOptions, type SearchResult, search } from "./search.js";
 import type { StrategySampling } from "./shapes.js";
 import { bestOfN } from "./strategies/best-of-n.js";
 import { selfConsistency } from "./strategies/self-consistency.js";
+import type { Strategy } from "./strategy.js";
 import type { ThoughtModel } from "./thought-model.js";
 
 export interface EqualTokensOptions extends Omit<SearchOptions, "budget"> {
@@ -22,9 +23,7 @@ export async function bestOfNAtEqualTokens<State, Answer>(
   tokens: number,
   options: EqualTokensOptions = {},
 ): Promise<SearchResult<State, Answer>> {
-  const { sampling, width, ...rest } = options;
-  const strategy = bestOfN({ n: Number.POSITIVE_INFINITY, sampling, width });
-  return search(problem, strategy, model, { ...rest, budget: { tokens } });
+  return sampleUntil(bestOfN, problem, model, tokens, options);
 }
 
 /** Runs self-consistency on `problem` until `tokens` are generated: nobody tells it that an answer is solved. */
@@ -34,7 +33,16 @@ export async function selfConsistencyAtEqualTokens<State, Answer>(
   tokens: number,
   options: EqualTokensOptions = {},
 ): Promise<SearchResult<State, Answer>> {
-  const { sampling, width, ...rest } = options;
-  const strategy = selfConsistency({ n: Number.POSITIVE_INFINITY, sampling, width });
+  return sampleUntil(selfConsistency, problem, model, tokens, options);
+}
+
+async function sampleUntil<State, Answer>(
+  makeStrategy: (options: Pick<EqualTokensOptions, "sampling" | "width"> & { n: number }) => Strategy,
+  problem: Problem<State, Answer>,
+  model: ThoughtModel,
+  tokens: number,
+  { sampling, width, ...rest }: EqualTokensOptions,
+): Promise<SearchResult<State, Answer>> {
+  const strategy = makeStrategy({ n: Number.POSITIVE_INFINITY, sampling, width });
   return search(problem, strategy, model, { ...rest, budget: { tokens } });
 }
