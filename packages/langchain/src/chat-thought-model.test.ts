@@ -2,33 +2,18 @@
 import { bestOfN, breadthFirst, choiceLogprobs, llmValue, type Problem, search } from "@deftree/search";
 import { ChatOpenAI, type ChatOpenAIFields } from "@langchain/openai";
 import { describe, expect, it } from "vitest";
+import { type DigitsState, digitsProblem, sorted } from "../test/digits-problem.js";
 import { OpenAiServer } from "../test/openai-server.js";
 import { ChatThoughtModel, type ChatThoughtModelOptions } from "./index.js";
 
-interface Digits {
-  text: string;
-  ended: boolean;
-}
-
 const input = "927465018273";
-const sorted = [...input].sort().join("");
+const answer = sorted(input);
 
-function problem(members: Partial<Problem<Digits, string>> = {}): Problem<Digits, string> {
-  const errors = (text: string) => [...text].filter((digit, i) => digit !== sorted[i]).length;
+function problem(members: Partial<Problem<DigitsState, string>> = {}): Problem<DigitsState, string> {
   return {
-    name: "digits",
-    initial: { text: "", ended: false },
-    prompt: () => [{ role: "user", content: input }],
-    improvePrompt: ({ text }) => [{ role: "user", content: `${input}, not ${text}` }],
+    ...digitsProblem(input),
     thought: { maxTokens: 4 },
-    answerMaxTokens: input.length + 1,
     readPartial: (text, ended) => ({ text, ended: ended || text.length >= input.length }),
-    readAnswer: (text) => ({ text, ended: true }),
-    score: ({ text, ended }) => 0 - errors(text) - (ended ? Math.abs(input.length - text.length) : 0),
-    hopeless: ({ text, ended }) => !ended && errors(text) > 0,
-    isComplete: ({ ended }) => ended,
-    isSolved: ({ text }) => text === sorted,
-    answer: ({ text }) => text,
     ...members,
   };
 }
@@ -97,10 +82,10 @@ describe("a tree search on a server", () => {
     await using server = await OpenAiServer.start({ errorRate: 0.15 });
     const strategy = breadthFirst({ grow: "continue", width: 6, keep: 1, depth: 6 });
     const result = await search(problem(), strategy, modelOf(server), { seed: 1 });
-    expect(result).toMatchObject({ answer: sorted, solved: true });
+    expect(result).toMatchObject({ answer, solved: true });
     const begun = server.requests.flatMap(({ messages }) => messages.filter(({ role }) => role === "assistant"));
     expect(begun.length).toBeGreaterThan(0);
-    for (const { content } of begun) expect(sorted.startsWith(content)).toBe(true);
+    for (const { content } of begun) expect(answer.startsWith(content)).toBe(true);
   });
 
   it.each([false, true])("asks a server in its own words to go on (stream: %s)", async (stream) => {
@@ -121,7 +106,7 @@ describe("a tree search on a server", () => {
     const strategy = breadthFirst({ grow: "continue", width: 1, depth: 8 });
     const { text, tree } = await search(stopping, strategy, modelOf(server, { stream }));
     expect(server.requests[0]!.stop).toEqual(["2", "7"]);
-    expect(text).toBe(sorted);
+    expect(text).toBe(answer);
     expect(tree.thoughts.slice(1).map((thought) => thought.text)).toEqual(["01", "", "3456", "", "89"]);
   });
 

@@ -4,54 +4,15 @@ import {
   depthFirst,
   graphOfThoughts,
   monteCarlo,
-  type Problem,
   type SearchEvent,
   type Strategy,
   selfConsistency,
 } from "@deftree/search";
 import { RunCollectorCallbackHandler } from "@langchain/core/tracers/run_collector";
 import { describe, expect, it } from "vitest";
-import { FakeEngine } from "../test/fake-engine.js";
+import { type DigitsState, digitsProblem as problem, sortingEngine } from "../test/digits-problem.js";
+import type { FakeEngine } from "../test/fake-engine.js";
 import { ChatDeftree, thoughtSearch } from "./index.js";
-
-const sorted = (input: string) => [...input].sort().join("");
-
-function sortingEngine(pause?: () => Promise<void>) {
-  return new FakeEngine({ reply: (prompt) => sorted(prompt.match(/\d+/)![0]), pause });
-}
-
-interface State {
-  text: string;
-  ended: boolean;
-}
-
-/** Sorts the digits of a string; in two parts, by sorting what the parts' answers give in a row. */
-function problem(input: string): Problem<State, string> {
-  const answer = sorted(input);
-  const errors = (text: string) => [...text].filter((digit, i) => digit !== answer[i]).length;
-  return {
-    name: "digits",
-    initial: { text: "", ended: false },
-    prompt: () => [{ role: "user", content: input }],
-    improvePrompt: ({ text }) => [{ role: "user", content: `${input}, not ${text}` }],
-    thought: { maxTokens: 3 },
-    answerMaxTokens: input.length + 1,
-    readPartial: (text, ended) => ({ text, ended }),
-    readAnswer: (text) => ({ text, ended: true }),
-    score: ({ text, ended }) => 0 - errors(text) - (ended ? Math.abs(input.length - text.length) : 0),
-    hopeless: ({ text, ended }) => !ended && errors(text) > 0,
-    isComplete: ({ ended }) => ended,
-    isSolved: ({ text }) => text === answer,
-    answer: ({ text }) => text,
-    split: () => ({
-      parts: [problem(input.slice(0, input.length / 2)), problem(input.slice(input.length / 2))],
-      merge: (_begin, _middle, _end, a, b) => ({
-        ...problem(input),
-        prompt: () => [{ role: "user", content: a.text + b.text }],
-      }),
-    }),
-  };
-}
 
 const strategies: [string, Strategy][] = [
   ["breadthFirst", breadthFirst({ grow: "continue", width: 6, depth: 4 })],
@@ -94,7 +55,7 @@ describe.each(strategies)("thoughtSearch by %s", (_, strategy) => {
   it("shows its events in streamEvents", async () => {
     const types: string[] = [];
     for await (const event of over(sortingEngine()).streamEvents("927465", { version: "v2" })) {
-      if (event.event === "on_custom_event") types.push((event.data as SearchEvent<State, string>).type);
+      if (event.event === "on_custom_event") types.push((event.data as SearchEvent<DigitsState, string>).type);
     }
     expect(types).toContain("thought:scored");
     expect(types.at(-1)).toBe("done");

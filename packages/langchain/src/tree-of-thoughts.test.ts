@@ -1,40 +1,12 @@
-import { bestOfN, breadthFirst, cachedAnswers, llmValue, type Problem, type SearchEvent } from "@deftree/search";
+import { bestOfN, breadthFirst, cachedAnswers, llmValue, type SearchEvent } from "@deftree/search";
 import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import { AIMessage, type BaseMessage } from "@langchain/core/messages";
 import { RunnableLambda } from "@langchain/core/runnables";
 import { fakeModel } from "@langchain/core/testing";
 import { RunCollectorCallbackHandler } from "@langchain/core/tracers/run_collector";
 import { describe, expect, it } from "vitest";
-import { FakeEngine } from "../test/fake-engine.js";
+import { digitsProblem as problem, sortingEngine } from "../test/digits-problem.js";
 import { ChatDeftree, ChatThoughtModel, treeOfThoughts } from "./index.js";
-
-const sorted = (input: string) => [...input].sort().join("");
-
-function sortingEngine(pause?: () => Promise<void>) {
-  return new FakeEngine({ reply: (prompt) => sorted(prompt.match(/\d+/)![0]), pause });
-}
-
-function digits(input: string): Problem<{ text: string; ended: boolean }, string> {
-  const answer = sorted(input);
-  const errors = (text: string) => [...text].filter((digit, i) => digit !== answer[i]).length;
-  return {
-    name: "digits",
-    initial: { text: "", ended: false },
-    prompt: () => [{ role: "user", content: input }],
-    improvePrompt: ({ text }) => [{ role: "user", content: `${input}, not ${text}` }],
-    thought: { maxTokens: 3 },
-    answerMaxTokens: input.length + 1,
-    readPartial: (text, ended) => ({ text, ended }),
-    readAnswer: (text) => ({ text, ended: true }),
-    score: ({ text, ended }) => 0 - errors(text) - (ended ? Math.abs(input.length - text.length) : 0),
-    hopeless: ({ text, ended }) => !ended && errors(text) > 0,
-    isComplete: ({ ended }) => ended,
-    isSolved: ({ text }) => text === answer,
-    answer: ({ text }) => text,
-  };
-}
-
-const problem = (input: string) => digits(input);
 
 describe("over the engine", () => {
   it("solves by search what one sample does not", async () => {
@@ -127,7 +99,7 @@ describe("traces", () => {
   it("end in an error, with every nested run ended, when the search fails", async () => {
     const collector = new RunCollectorCallbackHandler();
     const broken = (input: string) => ({
-      ...digits(input),
+      ...problem(input),
       readPartial: () => {
         throw new Error("the parser failed");
       },
@@ -142,7 +114,7 @@ describe("traces", () => {
     const collector = new RunCollectorCallbackHandler();
     const controller = new AbortController();
     const judged = (input: string) => ({
-      ...digits(input),
+      ...problem(input),
       value: {
         prompt: () => [{ role: "user" as const, content: "999999999999" }],
         read: () => [1],
