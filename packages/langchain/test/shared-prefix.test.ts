@@ -55,6 +55,51 @@ async function counted<T>(run: () => Promise<T>) {
   };
 }
 
+/**
+ * The engine for callers that ask at the same time: none goes on from its prompt until all are there. A step of a model as
+ * small as mini ends before the event loop has come to the next caller, so meanwhile the engine is given long steps, those
+ * of a prompt of its own; `gatePrefill` says how many tokens these computed.
+ */
+function gathering(callers: number, gateTokens: number[]): { gathered: Engine; gatePrefill: Promise<number> } {
+  let open = (_: number | Promise<number>) => {};
+  const gatePrefill = new Promise<number>((resolve) => {
+    open = resolve;
+  });
+  let release = () => {};
+  const allAreHere = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const openGate = async () => {
+    using gate = engine.branch();
+    const { length, reusedTokens } = await gate.extend(gateTokens);
+    return length - reusedTokens;
+  };
+  let here = 0;
+  const gathered = new Proxy(engine, {
+    get(target, name) {
+      if (name !== "branch") {
+        const member = Reflect.get(target, name, target);
+        return typeof member === "function" ? member.bind(target) : member;
+      }
+      return () => {
+        const branch = target.branch();
+        const extend = branch.extend.bind(branch);
+        branch.extend = async (...args: Parameters<typeof extend>) => {
+          const result = await extend(...args);
+          if (++here === callers) {
+            open(openGate());
+            release();
+          }
+          await allAreHere;
+          return result;
+        };
+        return branch;
+      };
+    },
+  });
+  return { gathered, gatePrefill };
+}
+
 /** Steps that compute prompts, at most: one a chunk, and one more for each prompt that waits for another's. */
 function prefillSteps(prefilled: number, prompts: number): number {
   return Math.ceil(prefilled / 256) + prompts;
@@ -93,16 +138,17 @@ describe("eight agents with one system prompt of 1,000 tokens", () => {
 });
 
 describe("calls of one chat model at the same time", () => {
-  const ways: [string, (prompts: [SystemMessage, HumanMessage][]) => Promise<{ usage_metadata?: unknown }[]>][] = [
-    ["invoke", (prompts) => Promise.all(prompts.map((prompt) => chat.invoke(prompt)))],
-    ["batch", (prompts) => chat.batch(prompts)],
+  type Prompt = [SystemMessage, HumanMessage];
+  const ways: [string, (model: ChatDeftree, prompts: Prompt[]) => Promise<{ usage_metadata?: unknown }[]>][] = [
+    ["invoke", (model, prompts) => Promise.all(prompts.map((prompt) => model.invoke(prompt)))],
+    ["batch", (model, prompts) => model.batch(prompts)],
     [
       "stream",
-      (prompts) =>
+      (model, prompts) =>
         Promise.all(
           prompts.map(async (prompt) => {
             let last = {};
-            for await (const chunk of await chat.stream(prompt)) last = chunk;
+            for await (const chunk of await model.stream(prompt)) last = chunk;
             return last;
           }),
         ),
@@ -111,15 +157,16 @@ describe("calls of one chat model at the same time", () => {
 
   it.each(ways)("decode in one step, by %s", async (name, ask) => {
     const system = systemPrompt(`Grace by ${name}`);
-    const prompts = tasks.map((task): [SystemMessage, HumanMessage] => [
-      new SystemMessage(system),
-      new HumanMessage(task),
-    ]);
+    const gateTokens = engine.tokenizer.encode(systemPrompt(`the gate of ${name}`));
+    const { gathered, gatePrefill } = gathering(tasks.length, gateTokens);
+    const model = new ChatDeftree({ engine: gathered, maxTokens: 48 });
+    const prompts = tasks.map((task): Prompt => [new SystemMessage(system), new HumanMessage(task)]);
     const { shared, differences } = shape(tasks.map((task) => promptTokens(system, task)));
-    const { result, steps, prefilled, decoded } = await counted(() => ask(prompts));
+    const { result, steps, prefilled, decoded } = await counted(() => ask(model, prompts));
+    const ofGate = await gatePrefill;
     const outputs = result.map(({ usage_metadata }) => (usage_metadata as { output_tokens: number }).output_tokens);
     expect(decoded).toBe(outputs.reduce((a, b) => a + b, 0));
-    expect(prefilled).toBeLessThanOrEqual(shared + differences);
+    expect(prefilled - ofGate).toBeLessThanOrEqual(shared + differences);
     expect(steps).toBeLessThanOrEqual(Math.max(...outputs) + prefillSteps(prefilled, prompts.length));
   });
 
