@@ -56,7 +56,7 @@ async function counted<T>(run: () => Promise<T>) {
 }
 
 /**
- * The engine for callers that ask at the same time: none goes on from its prompt until all are there. A step of a model as
+ * The engine for `callers` that ask at the same time (or one, for many answers): none goes on from its prompt until all are there. A step of a model as
  * small as mini ends before the event loop has come to the next caller, so meanwhile the engine is given long steps, those
  * of a prompt of its own; `gatePrefill` says how many tokens these computed.
  */
@@ -172,12 +172,14 @@ describe("calls of one chat model at the same time", () => {
 
   it("decode n answers to one prompt in one step, each another", async () => {
     const task = sortPrompt(digits(64, 50));
-    const ask = () => chat.generate([[new HumanMessage(task)]], { n: 6, temperature: 1.5, seed: 7 });
-    const { result, steps, prefilled } = await counted(ask);
+    const ask = (model: ChatDeftree) => model.generate([[new HumanMessage(task)]], { n: 6, temperature: 1.5, seed: 7 });
+    const { gathered, gatePrefill } = gathering(1, engine.tokenizer.encode(systemPrompt("the gate of n")));
+    const { result, steps, prefilled } = await counted(() => ask(new ChatDeftree({ engine: gathered, maxTokens: 48 })));
+    const ofGate = await gatePrefill;
     const texts = result.generations[0]!.map(({ text }) => text);
     expect(new Set(texts).size).toBeGreaterThan(1);
-    expect(prefilled).toBeLessThanOrEqual(engine.encodeChat([{ role: "user", content: task }]).length);
+    expect(prefilled - ofGate).toBeLessThanOrEqual(engine.encodeChat([{ role: "user", content: task }]).length);
     expect(steps).toBeLessThanOrEqual(48 + prefillSteps(prefilled, 1));
-    expect((await ask()).generations[0]!.map(({ text }) => text)).toEqual(texts);
+    expect((await ask(chat)).generations[0]!.map(({ text }) => text)).toEqual(texts);
   });
 });
