@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { FEW_SHOT_UNREADABLE, fewShotErrors, fewShotProblem, generateFewShot } from "./index.js";
+import { FEW_SHOT_UNREADABLE, fewShotErrors, fewShotInSteps, fewShotProblem, generateFewShot } from "./index.js";
 
 describe("generateFewShot", () => {
   it("makes every output of its input by one rule", () => {
@@ -15,6 +15,24 @@ describe("generateFewShot", () => {
       for (const pair of pairs) expect(pair.output).toMatch(/^\d( \d)*$/);
     }
     expect(shapes.size).toBeGreaterThanOrEqual(4);
+  });
+});
+
+describe("fewShotInSteps", () => {
+  it("says the rule of every generated item, then its output", () => {
+    const rules = new Set<string>();
+    for (let seed = 0; seed < 200; seed++) {
+      const item = generateFewShot(8, seed);
+      const steps = fewShotInSteps(item)!;
+      const problem = fewShotProblem(item, { style: "chain-of-thought" });
+      expect(problem.isSolved(problem.readAnswer(steps)), steps).toBe(true);
+      rules.add(steps.split("\n")[0]!);
+    }
+    expect(rules.size).toBe(6 + 2 * 4);
+  });
+
+  it("has no words for another rule", () => {
+    expect(fewShotInSteps({ examples: [{ input: "1 2", output: "7" }], input: "3 4", output: "7" })).toBeUndefined();
   });
 });
 

@@ -42,10 +42,10 @@ export interface FewShotOptions {
 export function generateFewShot(shots: number, seed: number): FewShotItem {
   const rng = createRng(seed);
   const rule = rng.pick(RULES);
-  const shift = rng.int(1, 4);
+  const shift = rng.pick(SHIFTS);
   const example = (): FewShotExample => {
     const input = Array.from({ length: rng.int(5, 9) }, () => rng.int(0, 9));
-    return { input: input.join(" "), output: rule(input, shift).join(" ") };
+    return { input: input.join(" "), output: rule.apply(input, shift).join(" ") };
   };
   return { examples: Array.from({ length: shots }, example), ...example() };
 }
@@ -169,14 +169,42 @@ function wordsOf(text: string): string[] {
   return text.match(/[^\s,]+/g) ?? [];
 }
 
-/** Each gives a list that is not empty. */
-const RULES: readonly ((input: readonly number[], shift: number) => number[])[] = [
-  (input) => [...input].reverse(),
-  (input) => sortedCopy(input),
-  (input) => sortedCopy(input).reverse(),
-  (input) => [...new Set(input)],
-  (input, shift) => input.map((digit) => (digit + shift) % 10),
-  (input, shift) => [...input.slice(shift), ...input.slice(0, shift)],
-  (input) => input.flatMap((digit) => [digit, digit]),
-  (input) => input.map((digit, i) => (digit + (input[i - 1] ?? 0)) % 10),
+/** What a chain of thought writes: the rule in words, then the output. Undefined where no rule of the generator fits. */
+export function fewShotInSteps({ examples, input, output }: FewShotItem): string | undefined {
+  const pairs = [...examples, { input, output }].map((pair) => [wordsOf(pair.input).map(Number), pair.output] as const);
+  for (const { words, apply } of RULES) {
+    for (const shift of SHIFTS) {
+      const fits = pairs.every(([digits, wanted]) => apply(digits, shift).join(" ") === wanted);
+      if (fits) return `Rule: ${words(shift)}\nOutput: ${output}`;
+    }
+  }
+  return undefined;
+}
+
+interface Rule {
+  words(shift: number): string;
+  /** Gives a list that is not empty. */
+  apply(input: readonly number[], shift: number): number[];
+}
+
+const SHIFTS = [1, 2, 3, 4];
+
+const RULES: readonly Rule[] = [
+  { words: () => "the digits in reverse order", apply: (input) => [...input].reverse() },
+  { words: () => "the digits in ascending order", apply: sortedCopy },
+  { words: () => "the digits in descending order", apply: (input) => sortedCopy(input).reverse() },
+  { words: () => "each digit once, where it comes first", apply: (input) => [...new Set(input)] },
+  {
+    words: (shift) => `${shift} added to each digit, the last digit of the sum`,
+    apply: (input, shift) => input.map((digit) => (digit + shift) % 10),
+  },
+  {
+    words: (shift) => `the first ${shift} moved to the end`,
+    apply: (input, shift) => [...input.slice(shift), ...input.slice(0, shift)],
+  },
+  { words: () => "each digit twice", apply: (input) => input.flatMap((digit) => [digit, digit]) },
+  {
+    words: () => "each digit added to the one before it, the last digit of the sum",
+    apply: (input) => input.map((digit, i) => (digit + (input[i - 1] ?? 0)) % 10),
+  },
 ];

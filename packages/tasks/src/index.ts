@@ -21,6 +21,7 @@ export {
   type FewShotOptions,
   type FewShotState,
   fewShotErrors,
+  fewShotInSteps,
   fewShotProblem,
   generateFewShot,
 } from "./few-shot.js";
