@@ -1,5 +1,5 @@
 import { type AttentionBenchRow, benchAttentionTrees, readTreeFile } from "@deftree/bench";
-import { type AttentionPolicy, attentionPolicies } from "@deftree/engine";
+import { type AttentionPolicy, attentionPolicies, inspectHost } from "@deftree/engine";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { integer } from "../options.js";
 import { formatBytes, formatMs, Output } from "../output.js";
@@ -7,7 +7,7 @@ import { formatBytes, formatMs, Output } from "../output.js";
 interface BenchAttentionFlags {
   trees: string;
   policies: AttentionPolicy[];
-  device: "cpu" | "cuda";
+  device: "auto" | "cpu" | "cuda";
   layers: number;
   heads: { qo: number; kv: number };
   headDim: number;
@@ -25,7 +25,11 @@ export function addBenchAttention(bench: Command): void {
     .requiredOption("--trees <file>", 'JSON: [{"name", "nodes": [{"parent", "len"}], "queries": [node]}]')
     .option("--only <text>", "only trees whose name contains this")
     .option("--policies <list>", `by commas, of ${attentionPolicies.join(", ")}`, policies, [...attentionPolicies])
-    .addOption(new Option("--device <device>", "where to compute").choices(["cpu", "cuda"]).default("cpu"))
+    .addOption(
+      new Option("--device <device>", "where to compute; auto: on a GPU if there is one")
+        .choices(["auto", "cpu", "cuda"])
+        .default("auto"),
+    )
     .option("--layers <n>", "layers of a step, each with K/V of its own", integer(1), 32)
     .option("--heads <q/kv>", "query heads / KV heads", heads, { qo: 32, kv: 8 })
     .option("--head-dim <n>", "size of a head", integer(1), 128)
@@ -50,13 +54,21 @@ function heads(text: string): { qo: number; kv: number } {
   return { qo, kv };
 }
 
+function presentDevice(): "cpu" | "cuda" {
+  return inspectHost().cuda.devices.length > 0 ? "cuda" : "cpu";
+}
+
 async function attention(flags: BenchAttentionFlags): Promise<void> {
   const output = new Output(flags.json);
   const all = await readTreeFile(flags.trees);
   const trees = all.filter(({ name }) => name.includes(flags.only ?? ""));
-  output.progress(`${trees.length} of ${all.length} trees, ${flags.layers} layers, ${flags.policies.join(", ")}`);
+  const device = flags.device === "auto" ? presentDevice() : flags.device;
+  output.progress(
+    `${trees.length} of ${all.length} trees on ${device}, ${flags.layers} layers, ${flags.policies.join(", ")}`,
+  );
   const result = await benchAttentionTrees({
     ...flags,
+    device,
     trees,
     onTree: (tree, rows) => output.progress(`${tree}: ${formatMs(rows[0]?.ms ?? Number.NaN)}`),
   });
