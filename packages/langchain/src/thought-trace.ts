@@ -6,10 +6,11 @@ const searchEventName = "deftree:search";
 
 const serialized = { lc: 1, type: "not_implemented" as const, id: ["deftree", "thought"] };
 
-/** Reads the search to its end; without a run to report to, leaves it to others. */
+/** Reads the search to its end; without a run to report to, leaves it to others. Without `payloads`, texts are left out. */
 export async function traceThoughts<State, Answer>(
   events: AsyncIterable<SearchEvent<State, Answer>>,
   runManager: CallbackManagerForChainRun | undefined,
+  payloads: boolean,
 ): Promise<void> {
   if (runManager === undefined) return;
   const runs = new Map<ThoughtId, CallbackManagerForChainRun>();
@@ -37,7 +38,7 @@ export async function traceThoughts<State, Answer>(
         }
         case "thought:finished":
           outputs.set(event.thought, {
-            text: event.text,
+            ...(payloads && { text: event.text }),
             tokens: event.tokens,
             finishReason: event.finishReason,
           });

@@ -1,3 +1,4 @@
+import type { Speculation } from "@deftree/engine";
 import {
   type Budget,
   breadthFirst,
@@ -34,8 +35,17 @@ export interface TreeOfThoughtsFields<Input, State, Answer> {
   evaluate?: Evaluator;
   /** Same seed, same tree. 0 by default. */
   seed?: number;
+  /** Speculative decoding of all that a search decodes; a chat model other than {@link ChatDeftree} ignores it. */
+  speculation?: Speculation;
   /** The events of a search on this input that was cut off, if there are any: it then goes on where it ended. */
   resume?: (input: Input) => readonly SearchEvent<unknown, unknown>[] | undefined;
+  /** Called with each event as it happens, by `invoke` and `batch` too. What it throws ends the search and rejects. */
+  onEvent?: (event: SearchEvent<State, Answer>, input: Input) => void;
+  /**
+   * False keeps traces small: runs are recorded with scores and figures, without the input, the texts and the tree. True
+   * by default.
+   */
+  tracePayloads?: boolean;
 }
 
 /**
@@ -119,6 +129,8 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
   ): Promise<SearchResult<State, Answer>> {
     // The signal goes to the search alone: `_callWithConfig` would reject before the branches are released.
     const { signal, ...config } = ensureConfig(options);
+    const { onEvent, tracePayloads = true } = this.#fields;
+    let result: SearchResult<State, Answer>;
     const run = async (
       _: Input,
       __?: Partial<RunnableConfig>,
@@ -130,20 +142,38 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
         budget,
         evaluate,
         seed,
+        speculation,
       } = this.#fields;
       const [problem, model] = await Promise.all([this.#fields.problem(input), thoughtModel(this.#fields.model)]);
       const running = search(problem, strategy, model, {
-        ...{ budget, evaluate, seed, signal },
+        ...{ budget, evaluate, seed, speculation, signal },
         resume: this.#fields.resume?.(input),
       });
       onSearch(running);
-      await traceThoughts(running, runManager);
-      const result = await running;
+      await Promise.all([
+        traceThoughts(running, runManager, tracePayloads),
+        onEvent && forEach(running, (event) => onEvent(event, input)),
+      ]);
+      result = await running;
       signal?.throwIfAborted();
-      return result;
+      // Only the trace sees what this returns.
+      return tracePayloads ? result : (summaryOf(result) as typeof result);
     };
-    return this._callWithConfig(run, input, config) as Promise<SearchResult<State, Answer>>;
+    const traced: unknown = tracePayloads ? input : {};
+    return this._callWithConfig(run, traced as Input, config).then(() => result);
   }
+}
+
+/** What a small trace records of a result. */
+type SearchSummary = Pick<SearchResult<unknown, unknown>, "score" | "solved" | "stopReason" | "statistics">;
+
+function summaryOf({ score, solved, stopReason, statistics }: SearchResult<unknown, unknown>): SearchSummary {
+  return { score, solved, stopReason, statistics };
+}
+
+/** Ends the search, all branches released, before it rejects with what `action` throws. */
+async function forEach<T>(events: AsyncIterable<T>, action: (event: T) => void): Promise<void> {
+  for await (const event of events) action(event);
 }
 
 async function thoughtModel(model: BaseChatModel | ThoughtModel): Promise<ThoughtModel> {
