@@ -223,11 +223,15 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
     return { model: this.model, ...settings, ...this.sampling, stop: this.stop };
   }
 
-  /** Without the signal, which would give the same call another key. */
+  /** Without what no answer depends on, and would give the same call another key. */
   override _getSerializedCacheKeyParametersForCall(
     options: Parameters<BaseChatModel["_getSerializedCacheKeyParametersForCall"]>[0],
   ): string {
-    return super._getSerializedCacheKeyParametersForCall({ ...options, signal: undefined });
+    return super._getSerializedCacheKeyParametersForCall({
+      ...options,
+      signal: undefined,
+      speculation: undefined,
+    } as typeof options);
   }
 
   override getLsParams(options: this["ParsedCallOptions"]): LangSmithParams {

@@ -1,5 +1,5 @@
 /** Settings of a {@link ChatDeftree} and of one call. */
-import type { BranchEngine, DecodeOptions, EngineOptions } from "@deftree/engine";
+import type { BranchEngine, DecodeOptions, EngineOptions, Speculation } from "@deftree/engine";
 import type { ToolDefinition } from "@langchain/core/language_models/base";
 import type { BaseChatModelCallOptions, BaseChatModelParams } from "@langchain/core/language_models/chat_models";
 import type { ResponseFormat } from "./response-format.js";
@@ -60,6 +60,8 @@ export interface ChatDeftreeCallOptions extends BaseChatModelCallOptions, ChatDe
   tools?: ToolDefinition[];
   /** {@link ChatDeftree.withStructuredOutput} fills it; agents do so too. */
   response_format?: ResponseFormat;
+  /** Of this call, in place of the engine's. The answer does not depend on it. */
+  speculation?: Speculation;
 }
 
 /** Fields that say how to make the same chat model again. */
@@ -121,7 +123,7 @@ type Settings = Pick<ChatDeftreeFields, "stop"> & { sampling: ChatDeftreeSamplin
 /** A call's options over the chat model's. Where it samples without a seed it gets one, so that it can be repeated. */
 export function decodeOptions(
   own: Settings,
-  options: Pick<ChatDeftreeCallOptions, "signal" | "stop"> & ChatDeftreeSampling,
+  options: Pick<ChatDeftreeCallOptions, "signal" | "stop" | "speculation"> & ChatDeftreeSampling,
 ): DecodeOptions {
   const { logprobs, topLogprobs, seed, n: _, ...sampling } = { ...own.sampling, ...samplingFields(options) };
   const isSampled = (sampling.temperature ?? 0) > 0;
@@ -130,6 +132,7 @@ export function decodeOptions(
     ...(isSampled ? { seed: seed ?? Math.floor(Math.random() * 2 ** 32) } : {}),
     stop: stopsOf(own, options),
     signal: options.signal,
+    ...defined({ speculation: options.speculation }),
     ...(logprobs || topLogprobs ? { logprobs: topLogprobs ?? 0 } : {}),
   };
 }

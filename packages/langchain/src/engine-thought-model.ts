@@ -1,5 +1,5 @@
 /** A search's model over the engine's branches: forks share their KV, siblings decode in one step. */
-import type { BranchEngine, DecodeResult, EngineBranch } from "@deftree/engine";
+import type { BranchEngine, DecodeResult, EngineBranch, Speculation } from "@deftree/engine";
 import type {
   DecodedThought,
   KvUsage,
@@ -65,12 +65,13 @@ class EngineThoughtBranch implements ThoughtBranch {
   }
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
-    const { onText, signal, ...rest } = options;
+    const { onText, signal, speculation, ...rest } = options;
     const cut = new AbortController();
     const before = this.branch.length;
     this.usage.promptTokens += before;
     const stream = this.branch.decode({
       ...rest,
+      speculation: speculation as Speculation | undefined,
       signal: signal === undefined ? cut.signal : AbortSignal.any([signal, cut.signal]),
     });
     let text = "";

@@ -32,6 +32,7 @@ export class FakeEngine implements BranchEngine {
   openBranches = 0;
   disposed = false;
   decodedTokens = 0;
+  readonly decodes: DecodeOptions[] = [];
   readonly cached: number[][] = [];
   readonly info = {
     modelName: "fake",
@@ -127,6 +128,7 @@ class FakeBranch implements EngineBranch {
 
   decode(options: DecodeOptions = {}): DecodeStream {
     this.#check();
+    this.engine.decodes.push(options);
     const seen: DecodedToken[] = [];
     let wake = () => {};
     let done = false;

@@ -1,7 +1,13 @@
 /** What scores thoughts: the interface, and the problem's own program. */
 import type { Problem } from "./problem.js";
 import type { LiveThought } from "./thought.js";
-import type { PromptMessage, ThoughtBranch, ThoughtModel } from "./thought-model.js";
+import type {
+  DecodedThought,
+  PromptMessage,
+  ThoughtBranch,
+  ThoughtDecodeOptions,
+  ThoughtModel,
+} from "./thought-model.js";
 
 /** What an evaluator may use of the running search: its model, its budget, its account of branches. */
 export interface EvaluationContext {
@@ -11,8 +17,8 @@ export interface EvaluationContext {
   open(prompt: readonly PromptMessage[]): Promise<ThoughtBranch>;
   fork(branch: ThoughtBranch, n: number): ThoughtBranch[];
   release(branch: ThoughtBranch): void;
-  /** Reserves a decode's tokens until the returned function is called. */
-  reserve(branch: ThoughtBranch, maxTokens: number): () => void;
+  /** Decodes until the search ends; meanwhile `maxTokens` of its budget are reserved. */
+  decode(branch: ThoughtBranch, options: ThoughtDecodeOptions): Promise<DecodedThought>;
   /** Leave to sample up to `wanted` texts; fewer, or none, when the budget has no more. */
   grantSamples(wanted: number, maxTokens: number): Promise<number>;
 }

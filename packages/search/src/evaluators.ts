@@ -192,12 +192,9 @@ async function sample(
   const branches = run.fork(root, count);
   const decoded = await Promise.all(
     branches.map(async (branch, i) => {
-      const giveBack = run.reserve(branch, maxTokens);
       try {
-        const options = { ...sampling, seed: evaluationSeed(run.seed, seed, i), maxTokens, signal: run.signal };
-        return await branch.decode(options);
+        return await run.decode(branch, { ...sampling, seed: evaluationSeed(run.seed, seed, i), maxTokens });
       } finally {
-        giveBack();
         run.release(branch);
       }
     }),

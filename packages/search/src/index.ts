@@ -22,7 +22,7 @@ export { type GraphOfThoughtsOptions, graphOfThoughts } from "./strategies/graph
 export { type MonteCarloOptions, monteCarlo } from "./strategies/monte-carlo.js";
 export { type SelfConsistencyOptions, selfConsistency } from "./strategies/self-consistency.js";
 export { singleShot } from "./strategies/single.js";
-export type { Strategy } from "./strategy.js";
+export type { Strategy, StrategyOptions } from "./strategy.js";
 export type {
   DecodedThought,
   KvUsage,
@@ -31,6 +31,7 @@ export type {
   ThoughtDecodeOptions,
   ThoughtModel,
   ThoughtSampling,
+  TokenSpeculation,
   TokenUsage,
 } from "./thought-model.js";
 export {

@@ -102,7 +102,7 @@ export class LazyBranch implements ThoughtBranch {
   }
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
-    const { onText, signal, seed: _, ...rest } = options;
+    const { onText, signal, seed: _, speculation: __, ...rest } = options;
     const key = `${this.key}?${JSON.stringify(rest)}`;
     const known = this.memory?.get(key);
     if (known !== undefined) {

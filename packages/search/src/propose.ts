@@ -3,7 +3,7 @@ import type { ThoughtId } from "./events.js";
 import { LazyBranch } from "./lazy-branch.js";
 import type { ProposalQuestion } from "./problem.js";
 import type { SearchRun } from "./run.js";
-import { evaluationSeed, thoughtSeed } from "./seeds.js";
+import { evaluationSeed } from "./seeds.js";
 import type { LiveThought, Place } from "./thought.js";
 import type { DecodedThought, ThoughtBranch, ThoughtSampling } from "./thought-model.js";
 
@@ -69,16 +69,12 @@ async function grow<State, Answer>(
   id: ThoughtId,
   shape: ThoughtShape<State>,
 ): Promise<LiveThought<State>[]> {
-  const giveBack = run.reserve(branch, shape.maxTokens);
   try {
     const decoded = run.past?.takeThought(id, place, branch) ?? (await decode(run, place, branch, id, shape));
-    giveBack();
     return finish(run, place, branch, id, decoded, shape);
   } catch (error) {
     run.fail(error);
     return [];
-  } finally {
-    giveBack();
   }
 }
 
@@ -90,12 +86,11 @@ function decode<State, Answer>(
   shape: ThoughtShape<State>,
 ): Promise<DecodedThought> {
   let { text } = place;
-  return branch.decode({
+  return run.decode(branch, {
     ...shape.sampling,
-    seed: thoughtSeed(run.seed, id),
+    seed: run.seedOf(id),
     maxTokens: shape.maxTokens,
     stop: shape.stop,
-    signal: run.signal,
     onText: (piece, tokens) => {
       run.emit({ type: "thought:tokens", thought: id, text: piece, tokens });
       text += piece;
@@ -175,17 +170,14 @@ async function askForParts<State, Answer>(
     run.emit({ type: "parts:listed", question, parent: place.parent, ...past });
     return past.parts;
   }
-  const giveBack = run.reserve(root, count * maxTokens);
   const seed = evaluationSeed(run.seed, question, 0);
   try {
-    const options = { ...sampling, seed, maxTokens: count * maxTokens, signal: run.signal };
-    const { text, tokens, finishReason } = await root.decode(options);
+    const { text, tokens, finishReason } = await run.decode(root, { ...sampling, seed, maxTokens: count * maxTokens });
     if (finishReason === "aborted") return [];
     const parts = list!.read(text, state).slice(0, count);
     run.emit({ type: "parts:listed", question, parent: place.parent, parts, tokens });
     return parts;
   } finally {
-    giveBack();
     run.release(root);
   }
 }

@@ -8,8 +8,17 @@ import type { EvaluationContext, Evaluator } from "./evaluator.js";
 import type { BudgetName, SearchEvent, StopReason, ThoughtId } from "./events.js";
 import { isSolved, type Problem } from "./problem.js";
 import type { PastSearch } from "./resume.js";
+import { thoughtSeed } from "./seeds.js";
 import type { LiveThought, Place } from "./thought.js";
-import type { PromptMessage, ThoughtBranch, ThoughtModel, TokenUsage } from "./thought-model.js";
+import type {
+  DecodedThought,
+  PromptMessage,
+  ThoughtBranch,
+  ThoughtDecodeOptions,
+  ThoughtModel,
+  TokenSpeculation,
+  TokenUsage,
+} from "./thought-model.js";
 
 interface RunOptions {
   budget: Budget;
@@ -17,6 +26,7 @@ interface RunOptions {
   evaluator: Evaluator;
   /** A search that is resumed. */
   past?: PastSearch;
+  speculation?: TokenSpeculation;
   /** Aborted by the caller's signal, by the time budget, by a consumer that leaves, and by {@link SearchRun.fail}. */
   controller: AbortController;
 }
@@ -38,6 +48,10 @@ export class SearchRun<State, Answer> implements EvaluationContext {
   #waiting: (() => void)[] = [];
   readonly #controller: AbortController;
   readonly #budget: Budget;
+  readonly #speculation: TokenSpeculation | undefined;
+  /** By thought: its seed, and how many children it had. */
+  readonly #seeds: number[];
+  readonly #children: number[] = [];
   readonly #account = new BranchAccount();
   readonly #emit: (event: SearchEvent<State, Answer>) => void;
 
@@ -53,6 +67,8 @@ export class SearchRun<State, Answer> implements EvaluationContext {
     this.#controller = options.controller;
     this.signal = options.controller.signal;
     this.#budget = options.budget;
+    this.#speculation = options.speculation;
+    this.#seeds = [options.seed];
     this.#emit = emit;
   }
 
@@ -147,21 +163,31 @@ export class SearchRun<State, Answer> implements EvaluationContext {
     return count;
   }
 
-  /** Reserves a decode's tokens until the returned function is called. */
-  reserve(branch: ThoughtBranch, maxTokens: number): () => void {
-    const giveBack = this.#account.reserve(branch, maxTokens);
-    return () => {
+  /** Decodes with the search's speculation until the search ends; meanwhile `maxTokens` of the budget are reserved. */
+  async decode(branch: ThoughtBranch, options: ThoughtDecodeOptions): Promise<DecodedThought> {
+    const giveBack = this.#account.reserve(branch, options.maxTokens);
+    try {
+      return await branch.decode({ signal: this.signal, speculation: this.#speculation, ...options });
+    } finally {
       giveBack();
       const waiting = this.#waiting;
       this.#waiting = [];
       for (const resolve of waiting) resolve();
-    };
+    }
+  }
+
+  /** Of the random numbers that the thought decodes with. */
+  seedOf(thought: ThoughtId): number {
+    return this.#seeds[thought]!;
   }
 
   /** Announces a thought; thoughts are numbered in the order of these calls. */
   startThought(place: Place): ThoughtId {
     const { parent, depth, merged, parts } = place;
     const thought = ++this.thoughts;
+    const child = this.#children[parent] ?? 0;
+    this.#children[parent] = child + 1;
+    this.#seeds[thought] = thoughtSeed(this.seedOf(parent), child);
     this.depth = Math.max(this.depth, depth);
     this.emit({
       type: "thought:started",

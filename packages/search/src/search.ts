@@ -8,8 +8,8 @@ import { isSolved, type Problem } from "./problem.js";
 import { PastSearch, type StartedEvent } from "./resume.js";
 import { SearchRun } from "./run.js";
 import { textHash } from "./seeds.js";
-import type { Strategy } from "./strategy.js";
-import type { ThoughtModel } from "./thought-model.js";
+import type { Strategy, StrategyOptions } from "./strategy.js";
+import type { ThoughtModel, TokenSpeculation } from "./thought-model.js";
 import { emptyTree, growTree, type Thought, type ThoughtTree } from "./thought-tree.js";
 
 export interface SearchOptions {
@@ -20,6 +20,8 @@ export interface SearchOptions {
   signal?: AbortSignal;
   /** How thoughts are scored: by the problem's program (default), or by a model. Of every strategy. */
   evaluate?: Evaluator;
+  /** Of all decodes, in place of the strategy's: {@link StrategyOptions.speculation}. */
+  speculation?: TokenSpeculation;
   /**
    * The events of a search that was cut off ({@link readEventLog}): goes on where it ended, with the same model, problem,
    * strategy, evaluation and seed; the budget may be another one. The stream begins anew with what the log holds, without
@@ -103,6 +105,7 @@ async function drive<State, Answer>(
   log: EventLog<SearchEvent<State, Answer>>,
 ): Promise<SearchResult<State, Answer>> {
   const { budget = {}, seed = 0, signal, evaluate: evaluator = programScore() } = options;
+  const { speculation = strategy.speculation } = options;
   const tree = emptyTree<State>();
   const emit = (event: SearchEvent<State, Answer>) => {
     growTree(tree, event);
@@ -115,7 +118,7 @@ async function drive<State, Answer>(
     const started = startOf(problem, strategy, model, seed, evaluator);
     const past = options.resume && new PastSearch(options.resume, started);
     const used = past === undefined ? model : new LazyModel(model);
-    run = new SearchRun(problem, used, { budget, seed, evaluator, past, controller }, emit);
+    run = new SearchRun(problem, used, { budget, seed, evaluator, past, speculation, controller }, emit);
     emit({ ...started, state: problem.initial });
   } catch (error) {
     log.close(error);

@@ -1,12 +1,12 @@
 /**
- * The sampling seed of a thought: a hash of the search's seed and the thought's number, so that a thought decodes the
- * same whatever else runs, and two thoughts from one prompt never share their random numbers. 32 bits; the mixing steps
- * are MurmurHash3's finalizer.
+ * The sampling seed of a thought: a hash of its parent's seed (the root has the search's) and of how many children the
+ * parent had before. So a thought decodes the same whenever it grows and whatever else runs, and two thoughts from one
+ * prompt never share their random numbers. 32 bits; the mixing steps are MurmurHash3's finalizer.
  */
-export function thoughtSeed(seed: number, thought: number): number {
-  const low = seed >>> 0;
-  const high = Math.floor(seed / 2 ** 32) >>> 0;
-  return mix(mix(mix(low) ^ high) ^ thought);
+export function thoughtSeed(parentSeed: number, child: number): number {
+  const low = parentSeed >>> 0;
+  const high = Math.floor(parentSeed / 2 ** 32) >>> 0;
+  return mix(mix(mix(low) ^ high) ^ child);
 }
 
 /** The seed of the `sample`-th verdict on a question: it depends on what is asked, not on when. */

@@ -12,8 +12,17 @@ export interface ThoughtSampling {
   seed?: number;
 }
 
+/**
+ * Speculative decoding of a thought's tokens: `"off"`, `"auto"`, or what the model knows beyond these, such as the engine's
+ * `SpeculationOptions`. The text never depends on it, so a model that cannot speculate, or whose server decides that by
+ * itself, ignores it.
+ */
+export type TokenSpeculation = "off" | "auto" | object;
+
 export interface ThoughtDecodeOptions extends ThoughtSampling {
   maxTokens: number;
+  /** By default as the model was made. */
+  speculation?: TokenSpeculation;
   /** Strings that end the thought. */
   stop?: string[];
   /**

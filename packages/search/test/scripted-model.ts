@@ -32,6 +32,7 @@ export class ScriptedModel implements ThoughtModel {
   opened = 0;
   generated = 0;
   readonly prompts: string[] = [];
+  readonly decodes: ThoughtDecodeOptions[] = [];
   kvBytesRead = 0;
   readonly kvBytesPerToken = 2;
   /** Most tokens that branches held together, and most branches open, at one time. */
@@ -108,6 +109,7 @@ class ScriptedBranch implements ThoughtBranch {
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
     this.#check();
+    this.model.decodes.push(options);
     this.usage.promptTokens += this.prompt.length + this.answer.length;
     let text = "";
     for (let tokens = 0; tokens < options.maxTokens; tokens++) {

@@ -10,6 +10,7 @@ import {
   graphOfThoughts,
   type Problem,
   type Strategy,
+  type StrategyOptions,
   type StrategySampling,
 } from "@deftree/search";
 import { type AnyTask, TASKS, type TaskName, type TaskOptions } from "./task.js";
@@ -22,7 +23,7 @@ interface TreeParameters {
   levels: number;
 }
 
-type GraphParameters = Required<Omit<GraphOfThoughtsOptions, "sampling">>;
+type GraphParameters = Required<Omit<GraphOfThoughtsOptions, keyof StrategyOptions>>;
 
 export interface MethodParameters {
   tot: TreeParameters;

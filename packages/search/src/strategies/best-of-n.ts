@@ -3,19 +3,17 @@ import { evaluate, prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
 import { propose } from "../propose.js";
 import type { SearchRun } from "../run.js";
-import { type StrategySampling, wholeAnswer } from "../shapes.js";
-import type { Strategy } from "../strategy.js";
+import { wholeAnswer } from "../shapes.js";
+import type { Strategy, StrategyOptions } from "../strategy.js";
 import type { LiveThought, Place } from "../thought.js";
 
-export interface BestOfNOptions {
+export interface BestOfNOptions extends StrategyOptions {
   /** Answers. `Infinity` goes on until a budget is used up. */
   n: number;
   /** Most answers that decode side by side, a round. 32 by default. */
   width?: number;
   /** End after the first round that holds a solved answer. True by default. */
   stopWhenSolved?: boolean;
-  /** Temperature 1 by default. */
-  sampling?: StrategySampling;
 }
 
 export function bestOfN(options: BestOfNOptions): Strategy {
@@ -25,6 +23,7 @@ export function bestOfN(options: BestOfNOptions): Strategy {
   return {
     name: n === Number.POSITIVE_INFINITY ? "best-of-n" : `best-of-${n}`,
     settings: { n, width, stopWhenSolved, sampling },
+    speculation: options.speculation,
     async run(run) {
       const { problem } = run;
       const place: Place = { parent: 0, depth: 1, branch: await run.open(problem.prompt()), text: "" };

@@ -21,11 +21,11 @@ import type { Problem } from "../problem.js";
 import { placeAfter, rootPlace, sprout } from "../propose.js";
 import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
-import { nextPart, type ProposeKind, type StrategySampling, wholeAnswer } from "../shapes.js";
-import type { Strategy } from "../strategy.js";
+import { nextPart, type ProposeKind, wholeAnswer } from "../shapes.js";
+import type { Strategy, StrategyOptions } from "../strategy.js";
 import type { LiveThought, Place } from "../thought.js";
 
-export interface BreadthFirstOptions {
+export interface BreadthFirstOptions extends StrategyOptions {
   grow: "continue" | "reprompt";
   /**
    * Living thoughts to reach at each level, shared evenly among the thoughts kept at the level before. A thought that
@@ -49,8 +49,6 @@ export interface BreadthFirstOptions {
    * search reaches its depth. False by default.
    */
   adaptWidth?: boolean;
-  /** Temperature 1 by default. */
-  sampling?: StrategySampling;
 }
 
 export function breadthFirst(options: BreadthFirstOptions): Strategy {
@@ -63,19 +61,18 @@ export function breadthFirst(options: BreadthFirstOptions): Strategy {
   checkCount("depth", depth);
   checkCount("attempts", attempts);
   const settings: Settings = {
-    ...options,
-    keep,
-    attempts: Math.max(attempts, width),
+    ...{ grow, width, keep, depth, attempts: Math.max(attempts, width) },
     stopWhenSolved: options.stopWhenSolved ?? true,
     cutHopeless: options.cutHopeless ?? true,
     propose: options.propose ?? "sample",
     adaptWidth: options.adaptWidth ?? false,
     sampling: options.sampling ?? { temperature: 1 },
   };
-  return { name: `tot-${grow}`, settings, run: (run) => searchLevels(run, settings) };
+  const { speculation } = options;
+  return { name: `tot-${grow}`, settings, speculation, run: (run) => searchLevels(run, settings) };
 }
 
-type Settings = Required<BreadthFirstOptions>;
+type Settings = Required<Omit<BreadthFirstOptions, "speculation">>;
 
 async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settings: Settings): Promise<void> {
   const { problem } = run;

@@ -10,11 +10,11 @@ import { checkCount } from "../options.js";
 import { placeAfter, propose, rootPlace } from "../propose.js";
 import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
-import { nextPart, type ProposeKind, type StrategySampling } from "../shapes.js";
-import type { Strategy } from "../strategy.js";
+import { nextPart, type ProposeKind } from "../shapes.js";
+import type { Strategy, StrategyOptions } from "../strategy.js";
 import type { Place } from "../thought.js";
 
-export interface DepthFirstOptions {
+export interface DepthFirstOptions extends StrategyOptions {
   /** Thoughts proposed side by side below one thought. */
   width: number;
   /** Parts of an answer at most. */
@@ -27,8 +27,6 @@ export interface DepthFirstOptions {
   cutHopeless?: boolean;
   /** Parts are sampled one by one (default), or several listed in one generation. */
   propose?: ProposeKind;
-  /** Temperature 1 by default. */
-  sampling?: StrategySampling;
 }
 
 export function depthFirst(options: DepthFirstOptions): Strategy {
@@ -41,6 +39,7 @@ export function depthFirst(options: DepthFirstOptions): Strategy {
   return {
     name: "tot-depth-first",
     settings,
+    speculation: options.speculation,
     async run(run) {
       const root = await rootPlace(run);
       await explore(run, root, settings);
@@ -50,7 +49,7 @@ export function depthFirst(options: DepthFirstOptions): Strategy {
   };
 }
 
-type Settings = Required<DepthFirstOptions>;
+type Settings = Required<Omit<DepthFirstOptions, "speculation">>;
 
 /** Tries everything below `place`, best first, until an answer is solved. */
 async function explore<State, Answer>(run: SearchRun<State, Answer>, place: Place, settings: Settings): Promise<void> {

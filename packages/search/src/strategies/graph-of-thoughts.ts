@@ -12,12 +12,12 @@ import { checkCount } from "../options.js";
 import { isSolved, type Problem } from "../problem.js";
 import { sprout } from "../propose.js";
 import type { SearchRun } from "../run.js";
-import { type StrategySampling, wholeAnswer } from "../shapes.js";
-import type { Strategy } from "../strategy.js";
+import { wholeAnswer } from "../shapes.js";
+import type { Strategy, StrategyOptions } from "../strategy.js";
 import type { LiveThought, Place } from "../thought.js";
 import type { PromptMessage } from "../thought-model.js";
 
-export interface GraphOfThoughtsOptions {
+export interface GraphOfThoughtsOptions extends StrategyOptions {
   /** Parts of the problem. */
   parts: number;
   /** Answers to each part; 5 by default, as the paper's sorting. */
@@ -30,22 +30,20 @@ export interface GraphOfThoughtsOptions {
   improveLast?: number;
   /** With one part: how many of the best answers are joined, `merge` times, before they are improved. 1, for none, by default. */
   join?: number;
-  /** Temperature 1 by default. */
-  sampling?: StrategySampling;
 }
 
 /** @throws RangeError on a count that makes no sense. */
 export function graphOfThoughts(options: GraphOfThoughtsOptions): Strategy {
   const { parts, solve = 5, merge = 10, improve = 5, join = 1, sampling = { temperature: 1 } } = options;
-  const { improveLast = improve } = options;
+  const { improveLast = improve, speculation } = options;
   for (const [name, count] of Object.entries({ parts, solve, merge, join })) checkCount(name, count);
   for (const [name, count] of Object.entries({ improve, improveLast })) if (count !== 0) checkCount(name, count);
   if (join > 1 && parts > 1) throw new RangeError(`join is for one part, got ${parts} parts`);
   const settings = { parts, solve, merge, improve, improveLast, join, sampling };
-  return { name: `got-${parts}`, settings, run: (run) => growGraph(run, settings) };
+  return { name: `got-${parts}`, settings, speculation, run: (run) => growGraph(run, settings) };
 }
 
-type Settings = Required<GraphOfThoughtsOptions>;
+type Settings = Required<Omit<GraphOfThoughtsOptions, "speculation">>;
 
 /** The best answers to parts [begin, end), best first, and the problem that these parts are. */
 interface Solved<State, Answer> {

@@ -9,10 +9,10 @@ import { placeAfter, propose, rootPlace } from "../propose.js";
 import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
 import { nextPart, type ProposeKind, restOfAnswer, type StrategySampling } from "../shapes.js";
-import type { Strategy } from "../strategy.js";
+import type { Strategy, StrategyOptions } from "../strategy.js";
 import type { LiveThought, Place } from "../thought.js";
 
-export interface MonteCarloOptions {
+export interface MonteCarloOptions extends StrategyOptions {
   /** Expansions. */
   iterations: number;
   /** Next parts proposed at an expansion; 5 by default. */
@@ -27,8 +27,6 @@ export interface MonteCarloOptions {
   stopWhenSolved?: boolean;
   /** Parts are sampled one by one (default), or several listed in one generation. */
   propose?: ProposeKind;
-  /** Temperature 1 by default. */
-  sampling?: StrategySampling;
 }
 
 export function monteCarlo(options: MonteCarloOptions): Strategy {
@@ -43,10 +41,11 @@ export function monteCarlo(options: MonteCarloOptions): Strategy {
     rollout: options.rollout ?? sampling,
     propose: options.propose ?? "sample",
   };
-  return { name: `mcts-${iterations}`, settings, run: (run) => searchTree(run, settings) };
+  const { speculation } = options;
+  return { name: `mcts-${iterations}`, settings, speculation, run: (run) => searchTree(run, settings) };
 }
 
-type Settings = Required<MonteCarloOptions>;
+type Settings = Required<Omit<MonteCarloOptions, "speculation">>;
 
 interface Node<State> {
   /** Undefined for the root. */

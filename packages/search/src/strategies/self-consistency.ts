@@ -6,17 +6,15 @@ import { prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
 import { propose, rootPlace } from "../propose.js";
 import { stateKeyOf } from "../select.js";
-import { type StrategySampling, wholeAnswer } from "../shapes.js";
-import type { Strategy } from "../strategy.js";
+import { wholeAnswer } from "../shapes.js";
+import type { Strategy, StrategyOptions } from "../strategy.js";
 import type { LiveThought, Place } from "../thought.js";
 
-export interface SelfConsistencyOptions {
+export interface SelfConsistencyOptions extends StrategyOptions {
   /** Answers. `Infinity` goes on until a budget is used up. */
   n: number;
   /** Most answers that decode side by side, a round. 32 by default. */
   width?: number;
-  /** Temperature 1 by default. */
-  sampling?: StrategySampling;
 }
 
 export function selfConsistency(options: SelfConsistencyOptions): Strategy {
@@ -26,6 +24,7 @@ export function selfConsistency(options: SelfConsistencyOptions): Strategy {
   return {
     name: n === Number.POSITIVE_INFINITY ? "self-consistency" : `self-consistency-${n}`,
     settings: { n, width, sampling },
+    speculation: options.speculation,
     async run(run) {
       const { problem } = run;
       const place = await rootPlace(run);
