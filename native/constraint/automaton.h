@@ -32,7 +32,8 @@ class Automaton {
   explicit Automaton(Program program);
 
   State* start();
-  // Null when the byte may not follow. Throws kBadArgument when a text can be read in more than kMaxPlaces ways at once.
+  // Null when the byte may not follow. Throws kBadArgument when a text can be read in more than kMaxPlaces ways at
+  // once.
   State* step(State& state, uint8_t byte);
   // The state with this content; it is made when it was forgotten.
   State* find(std::shared_ptr<const StateContent> content);
@@ -40,8 +41,8 @@ class Automaton {
     State* state;
     int32_t left_out;  // by so much the way from here to an end may be longer than from `state`, at most
   };
-  // A state from which exactly the same texts of up to `len` bytes may follow: one for all loop counters that are too far
-  // from their end to matter.
+  // A state from which exactly the same texts of up to `len` bytes may follow: one for all loop counters that are too
+  // far from their end to matter.
   Within within(State& state, int32_t len);
   // The bytes of the shortest way to an end, of several the first in byte order.
   std::string shortest_text(State& state);

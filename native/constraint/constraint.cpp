@@ -138,8 +138,8 @@ Constraint::Known& Constraint::with_successors(State& state) const {
   return known;
 }
 
-// The shortest completion of a state is the rest of the shortest completion of the one before, so this falls by one with
-// each of its tokens: a mask that leaves only states within reach never becomes empty.
+// The shortest completion of a state is the rest of the shortest completion of the one before, so this falls by one
+// with each of its tokens: a mask that leaves only states within reach never becomes empty.
 int32_t Constraint::min_tokens_of(State& state) const {
   Known& known = known_[&state];
   if (known.min_tokens < 0) known.min_tokens = vocabulary_->fewest_tokens(automaton_.shortest_text(state));

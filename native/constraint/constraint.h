@@ -37,8 +37,8 @@ class ConstraintState {
 };
 
 // A compiled language over one vocabulary. Shared by all branches and usable from any thread: what it learns of its
-// states (transitions, masks) it keeps, up to a limit of memory, behind a lock. From every state that it gives, a text of
-// the language can be completed by single-byte tokens, so no state is a dead end.
+// states (transitions, masks) it keeps, up to a limit of memory, behind a lock. From every state that it gives, a text
+// of the language can be completed by single-byte tokens, so no state is a dead end.
 class Constraint {
  public:
   static constexpr int32_t kNoLimit = INT32_MAX;
@@ -51,6 +51,7 @@ class Constraint {
   Constraint(const Grammar& grammar, std::shared_ptr<const TokenTrie> vocabulary, Limits limits);
   Constraint(const Grammar& grammar, std::shared_ptr<const TokenTrie> vocabulary);
 
+  int32_t vocab_size() const { return vocabulary_->vocab_size(); }
   ConstraintState start() const;
   // Nothing when the token may not come. Tokens without bytes (end of text) never may: see accepts_end().
   std::optional<ConstraintState> advance(const ConstraintState& state, int32_t token) const;
@@ -60,8 +61,8 @@ class Constraint {
   // The tokens after which the text can be brought to its end with `max_tokens` in all, the next one included. When
   // max_tokens >= min_tokens(state) and the text is not complete, there is one. Valid for as long as it is held.
   std::shared_ptr<const TokenMask> mask(const ConstraintState& state, int32_t max_tokens = kNoLimit) const;
-  // Tokens within which the text can be brought to its end (of the shortest text that does it, in bytes); 0 where it may
-  // end.
+  // Tokens within which the text can be brought to its end (of the shortest text that does it, in bytes); 0 where it
+  // may end.
   int32_t min_tokens(const ConstraintState& state) const;
 
   // Of the cache, for tests and measurements.
@@ -72,8 +73,8 @@ class Constraint {
   // What is known of a state besides its transitions.
   struct Known {
     std::shared_ptr<const TokenMask> mask;
-    int32_t farthest = 0;    // largest distance after an allowed token
-    int32_t min_tokens = -1;  // -1: not looked at
+    int32_t farthest = 0;                                             // largest distance after an allowed token
+    int32_t min_tokens = -1;                                          // -1: not looked at
     std::vector<std::pair<State*, std::vector<int32_t>>> successors;  // and the tokens that lead there
   };
 

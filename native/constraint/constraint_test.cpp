@@ -111,12 +111,18 @@ class Derivatives {
   bool holds(const Expression& e, bool productive, const std::vector<bool>& rules) const {
     const auto part_holds = [&](const Expression& part) { return holds(part, productive, rules); };
     switch (e.kind) {
-      case Expression::Kind::kText: return productive || e.text.empty();
-      case Expression::Kind::kCharacters: return productive && !e.ranges.empty();
-      case Expression::Kind::kSequence: return std::ranges::all_of(e.parts, part_holds);
-      case Expression::Kind::kChoice: return std::ranges::any_of(e.parts, part_holds);
-      case Expression::Kind::kRepeat: return e.min == 0 || part_holds(e.parts[0]);
-      case Expression::Kind::kRule: return rules[e.rule];
+      case Expression::Kind::kText:
+        return productive || e.text.empty();
+      case Expression::Kind::kCharacters:
+        return productive && !e.ranges.empty();
+      case Expression::Kind::kSequence:
+        return std::ranges::all_of(e.parts, part_holds);
+      case Expression::Kind::kChoice:
+        return std::ranges::any_of(e.parts, part_holds);
+      case Expression::Kind::kRepeat:
+        return e.min == 0 || part_holds(e.parts[0]);
+      case Expression::Kind::kRule:
+        return rules[e.rule];
     }
     return false;
   }
@@ -129,10 +135,14 @@ Expression random_expression(std::mt19937& random, int depth, int num_rules, boo
   const int kind = static_cast<int>(random() % (depth > 0 ? 6 : 2));
   const char a = static_cast<char>('a' + random() % 3);
   switch (kind) {
-    case 0: return text(random() % 3 == 0 ? std::string{a, 'b'} : std::string{a});
-    case 1: return characters({{static_cast<uint32_t>('a'), static_cast<uint32_t>(a)}});
-    case 2: return sequence({below(), below()});
-    case 3: return choice({below(), below()});
+    case 0:
+      return text(random() % 3 == 0 ? std::string{a, 'b'} : std::string{a});
+    case 1:
+      return characters({{static_cast<uint32_t>('a'), static_cast<uint32_t>(a)}});
+    case 2:
+      return sequence({below(), below()});
+    case 3:
+      return choice({below(), below()});
     case 4: {
       const int32_t min = static_cast<int32_t>(random() % 3);
       const int32_t max = random() % 3 == 0 ? Expression::kNoMax : min + static_cast<int32_t>(random() % 4);
@@ -186,8 +196,8 @@ TEST(reads_what_derivatives_read) {
 
 TEST(masks_are_what_advance_says) {
   std::mt19937 random(2);
-  const std::vector<std::string> further = {"\", \"", "[[", "]]", "}, {", "true", "nul", "12", "\": [", "ab", "abcdefgh", "\xc3\xa4",
-                                            "\xc3", "\xa4\"", "\xff", "  "};
+  const std::vector<std::string> further = {"\", \"", "[[",       "]]",       "}, {", "true",   "nul",  "12", "\": [",
+                                            "ab",     "abcdefgh", "\xc3\xa4", "\xc3", "\xa4\"", "\xff", "  "};
   const auto tokens = vocabulary(further);
   const Constraint json(json_grammar(20), tokens);
   for (int walk = 0; walk < 60; ++walk) {
@@ -277,11 +287,12 @@ TEST(characters_are_whole_and_valid_utf8) {
   const auto tokens = vocabulary();
   const Constraint any({{characters({{0, 0x10ffff}})}}, tokens);
   CHECK(accepts(any, std::string(1, '\0')));
-  for (const char* good : {"a", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf", "\xf0\x90\x80\x80",
-                           "\xf4\x8f\xbf\xbf"}) {
+  for (const char* good : {"a", "\x7f", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80",
+                           "\xef\xbf\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
     CHECK(accepts(any, good));
   }
-  for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5", "\xc2", "ab"}) {
+  for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
+                          "\xf4\x90\x80\x80", "\xf5", "\xc2", "ab"}) {
     CHECK(!accepts(any, bad));
   }
   std::mt19937 random(4);
@@ -397,7 +408,8 @@ TEST(refuses_what_it_cannot_be) {
   CHECK_ERROR(make({{rule(1)}}), ErrorCode::kBadArgument);
   CHECK_ERROR(make({{rule(0)}}), ErrorCode::kBadArgument);
   CHECK_ERROR(make({{sequence({rule(0), text("a")})}}), ErrorCode::kBadArgument);
-  CHECK_ERROR(make({{choice({text("a"), sequence({repeat(text("b"), 0), rule(1)})}), choice({sequence({rule(0), text("c")})})}}),
+  CHECK_ERROR(make({{choice({text("a"), sequence({repeat(text("b"), 0), rule(1)})}),
+                     choice({sequence({rule(0), text("c")})})}}),
               ErrorCode::kBadArgument);
   CHECK_ERROR(make({{sequence({text("["), rule(0), text("]")})}}), ErrorCode::kBadArgument);  // without end
   CHECK_ERROR(make({{text(std::string(1001, 'a'))}}), ErrorCode::kBadArgument);

@@ -125,7 +125,8 @@ class Compiler {
       case Kind::kRepeat:
         return emit_repeat(e, next, depth);
       case Kind::kRule:
-        if (e.rule < 0 || e.rule >= static_cast<int32_t>(grammar_.rules.size())) bad("a grammar names no rule of its own");
+        if (e.rule < 0 || e.rule >= static_cast<int32_t>(grammar_.rules.size()))
+          bad("a grammar names no rule of its own");
         return emit({.op = Op::kCall, .next = next, .other = e.rule});
     }
     bad("a grammar has an expression of an unknown kind");
@@ -209,12 +210,21 @@ class Compiler {
       const Instruction& i = at(pc);
       if (is_nullable_[pc]) return false;
       switch (i.op) {
-        case Op::kBytes: return false;
-        case Op::kSplit: is_nullable_[pc] = is_nullable_[i.next] || is_nullable_[i.other]; break;
-        case Op::kCall: is_nullable_[pc] = is_nullable_[i.other] && is_nullable_[i.next]; break;
-        case Op::kLoop: is_nullable_[pc] = (i.min == 0 || is_nullable_[i.other]) && is_nullable_[i.next]; break;
+        case Op::kBytes:
+          return false;
+        case Op::kSplit:
+          is_nullable_[pc] = is_nullable_[i.next] || is_nullable_[i.other];
+          break;
+        case Op::kCall:
+          is_nullable_[pc] = is_nullable_[i.other] && is_nullable_[i.next];
+          break;
+        case Op::kLoop:
+          is_nullable_[pc] = (i.min == 0 || is_nullable_[i.other]) && is_nullable_[i.next];
+          break;
         case Op::kReturn:
-        case Op::kLoopEnd: is_nullable_[pc] = true; break;
+        case Op::kLoopEnd:
+          is_nullable_[pc] = true;
+          break;
       }
       return static_cast<bool>(is_nullable_[pc]);
     });
@@ -273,12 +283,21 @@ class Compiler {
       Instruction& i = at(pc);
       int32_t distance = 0;
       switch (i.op) {
-        case Op::kBytes: distance = i.low > i.high ? kUnreachable : add_distance(1, at(i.next).distance); break;
-        case Op::kSplit: distance = std::min(at(i.next).distance, at(i.other).distance); break;
-        case Op::kCall: distance = add_distance(at(i.other).distance, at(i.next).distance); break;
-        case Op::kLoop: distance = add_distance(int64_t{i.min} * at(i.other).distance, at(i.next).distance); break;
+        case Op::kBytes:
+          distance = i.low > i.high ? kUnreachable : add_distance(1, at(i.next).distance);
+          break;
+        case Op::kSplit:
+          distance = std::min(at(i.next).distance, at(i.other).distance);
+          break;
+        case Op::kCall:
+          distance = add_distance(at(i.other).distance, at(i.next).distance);
+          break;
+        case Op::kLoop:
+          distance = add_distance(int64_t{i.min} * at(i.other).distance, at(i.next).distance);
+          break;
         case Op::kReturn:
-        case Op::kLoopEnd: break;
+        case Op::kLoopEnd:
+          break;
       }
       return std::exchange(i.distance, distance) != distance;
     });

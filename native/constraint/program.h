@@ -34,7 +34,9 @@ inline constexpr int32_t kUnreachable = 1 << 29;
 inline constexpr int32_t kMaxRuns = 1 << 24;         // of a bounded loop
 inline constexpr int32_t kNoMaxRuns = kMaxRuns + 1;  // Instruction::max of a loop without a bound
 // Sums of distances stay below it.
-inline int32_t add_distance(int64_t a, int64_t b) { return static_cast<int32_t>(a + b < kUnreachable ? a + b : kUnreachable); }
+inline int32_t add_distance(int64_t a, int64_t b) {
+  return static_cast<int32_t>(a + b < kUnreachable ? a + b : kUnreachable);
+}
 
 struct Program {
   std::vector<Instruction> instructions;

@@ -45,6 +45,10 @@ void validate(const Command& command, int32_t vocab_size, int32_t context_len) {
                    check_range(s.min_p, 0, 1, "minP");
                    check_range(s.repetition_penalty, 1e-3, 1e3, "repetitionPenalty");
                    check_range(s.num_logprobs, -1, vocab_size, "logprobs");
+                   if (c.constraint && c.constraint->constraint) {
+                     check_range(c.constraint->constraint->vocab_size(), vocab_size, vocab_size,
+                                 "the constraint's vocabulary");
+                   }
                    if (c.speculation) check_range(c.speculation->max_draft_tokens, 1, 1024, "maxDraftTokens");
                    for (const auto& [token, bias] : s.logit_bias) {
                      check_tokens({&token, 1}, "logitBias");

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -11,6 +12,7 @@
 
 #include "attention/plan.h"
 #include "common/error.h"
+#include "constraint/constraint.h"
 #include "engine/draft_source.h"
 #include "engine/sampler.h"
 
@@ -46,6 +48,15 @@ struct SpeculationParams {
   uint32_t sources = kAllDraftSources;  // bits 1 << DraftSourceId
 };
 
+// The language a decode keeps to. A request is finished with kStop when its text is complete. Stop tokens come only where
+// the text may end.
+struct ConstraintParams {
+  // Null: goes on where the branch's last decode stopped, or that of the branch it was forked from.
+  std::shared_ptr<const constraint::Constraint> constraint;
+  // max_tokens may cut the text, so that a later decode can go on with it. Else the text is brought to its end in time.
+  bool may_stay_open = false;
+};
+
 struct DecodeCommand {
   RequestId request;
   BranchKey branch;
@@ -54,6 +65,7 @@ struct DecodeCommand {
   std::vector<std::string> stop_strings;  // bytes
   SamplingParams sampling;
   std::optional<SpeculationParams> speculation = std::nullopt;  // none: the engine's
+  std::optional<ConstraintParams> constraint = std::nullopt;    // none: any text
 };
 struct ScoreCommand {
   RequestId request;

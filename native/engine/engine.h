@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -131,6 +132,15 @@ class Engine {
   void request_draws();
   void draw_each();
   void deliver(const Drawing& drawing);
+  // engine_constrain.cpp: where a text stands. start_constraint and advance_constraint are false when they ended the
+  // request.
+  bool start_constraint(EngineBranch& branch, Request& request, const DecodeCommand& command);
+  // The mask of a row whose text stands at `state`, with the token to be drawn as the first of `num_left`; it is held until
+  // the next step. Throws kBadArgument.
+  std::span<const uint64_t> allowed_tokens(const EngineBranch& branch, const constraint::ConstraintState& state,
+                                           int32_t num_left);
+  int32_t num_tokens_left(const EngineBranch& branch) const;
+  bool advance_constraint(EngineBranch& branch, int32_t token);
   // Publishes the token; false when it ended the request.
   bool accept_token(EngineBranch& branch, const SampledToken& sampled);
   void handle_failure(const Error& error);
@@ -205,6 +215,9 @@ class Engine {
   std::vector<SampleRequest> sample_requests_;
   std::vector<SampledToken> sample_results_;
   std::vector<std::optional<Error>> sample_errors_;  // of single draws, after the step's one call has failed
+  std::vector<std::shared_ptr<const constraint::TokenMask>> held_masks_;
+  std::deque<std::vector<uint64_t>> masks_with_stops_;  // the first num_masks_with_stops_ are this step's
+  size_t num_masks_with_stops_ = 0;
   std::vector<int32_t> draft_seen_;                  // the penalised tokens of draft rows, one list after another
   std::vector<int32_t> drawn_;
   Verified verified_;

@@ -16,6 +16,12 @@ namespace deftree {
 
 struct EngineBranch;
 
+// Where a branch stands in the text of its last constrained decode. Dropped when tokens come by another way.
+struct BranchConstraint {
+  std::shared_ptr<const constraint::Constraint> constraint;
+  constraint::ConstraintState state;
+};
+
 // A command of a branch's queue with its progress.
 struct Request {
   RequestId id = 0;
@@ -62,6 +68,7 @@ struct EngineBranch {
   bool active = false;         // in Engine's list of branches with a started request
   int32_t step_work = -1;      // its place among the current step's works
   BranchDraft draft;
+  std::optional<BranchConstraint> constraint;
 
   int32_t len() const { return written + static_cast<int32_t>(pending.size()); }
 };

@@ -120,6 +120,7 @@ void Engine::start_extend(EngineBranch& branch, const ExtendCommand& command) {
     return fail_front(branch, context_full(branch.len(), command.tokens.size(), options_.context_len));
   }
   if (!command.tokens.empty()) {
+    branch.constraint.reset();
     branch.pending.insert(branch.pending.end(), command.tokens.begin(), command.tokens.end());
     branch.logit_step = -1;
     branch.may_share = true;
@@ -148,6 +149,7 @@ void Engine::run_fork(EngineBranch& branch, const ForkCommand& command) {
     child->may_share = branch.may_share;
     child->logit_step = branch.logit_step;
     child->logit_row = branch.logit_row;
+    child->constraint = branch.constraint;
     speculator_.fork(branch.key, child->key);
     ready_.push_back(child);
   }
@@ -164,6 +166,7 @@ void Engine::start_decode(EngineBranch& branch, Request& request, const DecodeCo
       request.reporting->num_logprobs = std::max(command.sampling.num_logprobs, kNumDraftSuccessors);
     }
   }
+  if (!start_constraint(branch, request, command)) return;
   if (command.max_tokens == 0) {
     finish(branch, FinishReason::kLength);
   } else if (branch.len() >= options_.context_len) {
@@ -293,6 +296,7 @@ void Engine::shut_down(std::span<Command> late, const Error& error, StepMessage&
 
 void Engine::shorten(EngineBranch& branch, int32_t len) {
   branch.logit_step = -1;
+  branch.constraint.reset();
   speculator_.forget(branch.key);
   if (len >= branch.written) {
     branch.pending.resize(len - branch.written);

@@ -96,10 +96,21 @@ void Engine::request_draws() {
   sample_requests_.clear();
   draft_seen_.clear();
   copies_.clear();
+  held_masks_.clear();
+  num_masks_with_stops_ = 0;
   for (EngineBranch* branch : active_) {
     const DecodeCommand* command = running<DecodeCommand>(*branch);
     if (branch->logit_step != step_ || !command) continue;
     const Request& request = branch->queue.front();
+    std::span<const uint64_t> allowed;
+    if (branch->constraint) {
+      try {
+        allowed = allowed_tokens(*branch, branch->constraint->state, num_tokens_left(*branch));
+      } catch (const Error& error) {
+        fail_front(*branch, error);
+        continue;
+      }
+    }
     const bool reports = request.reporting && speculator_.has_looked(branch->draft);
     drawings_.push_back({branch, static_cast<int32_t>(sample_requests_.size()), 1, -1});
     sample_requests_.push_back({.logit_row = branch->logit_row,
@@ -107,7 +118,7 @@ void Engine::request_draws() {
                                 .path_hash = branch->path_hash,
                                 .position = branch->len(),
                                 .seen = request.seen,
-                                .allowed = {}});
+                                .allowed = allowed});
   }
   request_draft_draws();
 }
@@ -155,9 +166,11 @@ bool Engine::accept_token(EngineBranch& branch, const SampledToken& sampled) {
 
   const size_t token = static_cast<size_t>(sampled.token);
   if (std::ranges::find(command.stop_tokens, sampled.token) != command.stop_tokens.end()) {
+    branch.constraint.reset();
     finish(branch, FinishReason::kStop);
     return false;
   }
+  if (branch.constraint && !advance_constraint(branch, sampled.token)) return false;
   if (!command.stop_strings.empty() && token + 1 < options_.token_offsets.size()) {
     const uint32_t begin = options_.token_offsets[token], end = options_.token_offsets[token + 1];
     const std::string_view bytes = std::string_view(options_.token_bytes).substr(begin, end - begin);

@@ -246,6 +246,19 @@ void check_token(int32_t token, size_t vocab_size, const char* what) {
               {{"token", token}, {"vocab_size", static_cast<double>(vocab_size)}});
 }
 
+// Sets the logits of tokens that the mask does not allow to minus infinity, 64 at a time: most words are all ones or zeros.
+void rule_out(std::span<const uint64_t> allowed, std::span<float> values) {
+  for (size_t begin = 0; begin < values.size(); begin += 64) {
+    const size_t len = std::min<size_t>(64, values.size() - begin);
+    const uint64_t word = begin / 64 < allowed.size() ? allowed[begin / 64] : 0;
+    if (word == 0) {
+      std::fill_n(values.begin() + begin, len, kNegInf);
+    } else if (word != ~uint64_t{0}) {
+      for (size_t i = 0; i < len; ++i) values[begin + i] = (word >> i & 1) != 0 ? values[begin + i] : kNegInf;
+    }
+  }
+}
+
 // Repetition penalty (Keskar et al., arXiv 1909.05858, once per distinct token), bias, grammar mask.
 void process_logits(std::span<const float> logits, const SampleRequest& request, std::vector<float>& values) {
   const SamplingParams& params = *request.params;
@@ -261,12 +274,7 @@ void process_logits(std::span<const float> logits, const SampleRequest& request,
     check_token(token, logits.size(), "logitBias");
     values[token] += bias;
   }
-  if (!request.allowed.empty()) {
-    for (size_t i = 0; i < values.size(); ++i) {
-      const bool allowed = i / 64 < request.allowed.size() && (request.allowed[i / 64] >> (i % 64) & 1) != 0;
-      if (!allowed) values[i] = kNegInf;
-    }
-  }
+  if (!request.allowed.empty()) rule_out(request.allowed, values);
 }
 
 int32_t draw(std::span<const float> values, float largest, const SampleRequest& request, SamplerScratch& scratch) {
