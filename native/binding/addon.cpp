@@ -9,6 +9,7 @@
 #include "attention/plan.h"
 #include "attention/tree_snapshot_builder.h"
 #include "binding/bench.h"
+#include "binding/constraint.h"
 #include "binding/decode.h"
 #include "binding/encode.h"
 #include "binding/engine_host.h"
@@ -169,6 +170,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
     auto* data = new AddonData();
     env.SetInstanceData(data);
     data->engine_class = Napi::Persistent(NativeEngine::define(env));
+    data->constraint_class = Napi::Persistent(NativeConstraint::define(env));
     stop_engines_on_exit(env);
     exports.Set("version", kVersion);
     exports.Set("cpu", describe_cpu(env));

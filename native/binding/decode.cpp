@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include "binding/constraint.h"
+
 namespace deftree::binding {
 namespace {
 
@@ -84,6 +86,12 @@ SpeculationParams decode_speculation(const Field& speculation) {
   return params;
 }
 
+ConstraintParams decode_constraint(const Field& constraint) {
+  const Field language = constraint["language"];
+  return {.constraint = language.is_absent() ? nullptr : NativeConstraint::unwrap(language),
+          .may_stay_open = constraint["mayStayOpen"].boolean()};
+}
+
 Command decode_command(const Field& command) {
   const std::string op = command["op"].string();
   const auto request = [&] { return command["request"].id(); };
@@ -107,6 +115,8 @@ Command decode_command(const Field& command) {
     for (uint32_t i = 0; i < stops.size(); ++i) decode.stop_strings.push_back(stops.at(i).bytes());
     const Field speculation = command["speculation"];
     if (!speculation.is_absent()) decode.speculation = decode_speculation(speculation);
+    const Field constraint = command["constraint"];
+    if (!constraint.is_absent()) decode.constraint = decode_constraint(constraint);
     return decode;
   }
   if (op == "score") return ScoreCommand{request(), branch(), command["tokens"].int32_array()};

@@ -5,6 +5,7 @@
 #include <system_error>
 #include <utility>
 
+#include "binding/constraint.h"
 #include "binding/encode.h"
 #include "binding/errors.h"
 
@@ -63,6 +64,8 @@ Napi::Promise EngineHost::load(Napi::Env env, LoadArguments arguments, Napi::Obj
 
 void EngineHost::start(LoadArguments arguments) {
   options_ = arguments.backend;
+  token_bytes_ = arguments.engine.token_bytes;
+  token_offsets_ = arguments.engine.token_offsets;
   const auto make_backend = arguments.device == "cuda" ? make_cuda_backend : make_cpu_backend;
   auto load_backend = [make_backend, model = std::move(arguments.model),
                        backend = arguments.backend](const std::atomic<bool>& cancel) {
@@ -91,6 +94,15 @@ void EngineHost::submit(std::vector<Command> commands) {
   const size_t num_new = num_requests(commands);
   thread_->submit(std::move(commands));
   hold(num_new);
+}
+
+std::shared_ptr<const constraint::TokenTrie> EngineHost::vocabulary() {
+  ensure_running();
+  if (!vocabulary_) {
+    vocabulary_ = std::make_shared<const constraint::TokenTrie>(std::exchange(token_bytes_, {}),
+                                                                std::exchange(token_offsets_, {}));
+  }
+  return vocabulary_;
 }
 
 Napi::Promise EngineHost::check_invariants(Napi::Env env) {
@@ -254,6 +266,7 @@ Napi::Function NativeEngine::define(Napi::Env env) {
   return DefineClass(env, "NativeEngine",
                      {InstanceMethod<&NativeEngine::info>("info"), InstanceMethod<&NativeEngine::stats>("stats"),
                       InstanceMethod<&NativeEngine::submit>("submit"),
+                      InstanceMethod<&NativeEngine::compile_constraint>("compileConstraint"),
                       InstanceMethod<&NativeEngine::check_invariants>("checkInvariants"),
                       InstanceMethod<&NativeEngine::dispose>("dispose")});
 }
@@ -281,6 +294,12 @@ Napi::Value NativeEngine::submit(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     host().submit(decode_commands(Field(info[0], "commands")));
     return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeEngine::compile_constraint(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    return NativeConstraint::make(info.Env(), Field(info[0], "grammar"), host().vocabulary());
   });
 }
 
