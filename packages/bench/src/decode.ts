@@ -1,4 +1,3 @@
-import { setMaxListeners } from "node:events";
 import { type AttentionPolicy, benchAttention, DeftreeError, Engine, type EngineOptions } from "@deftree/engine";
 import { describeMachine, type MachineInfo, mean, median, percentile } from "./machine.js";
 import { type Replay, replayTree } from "./replay.js";
@@ -87,7 +86,6 @@ export interface DecodeBenchResult {
 export async function benchDecode(options: DecodeBenchOptions): Promise<DecodeBenchResult> {
   const { model, signal, onRow, onNotice, ...rest } = options;
   const { workload, promptTokens, widths, steps, firstStep, tree, templates, ...engineOptions } = rest;
-  if (signal) setMaxListeners(0, signal); // every branch listens
   const { workloads, notice } = await makeWorkloads(options);
   if (notice) onNotice?.(notice);
   const isUnshared = engineOptions.attention === "flash-decoding";

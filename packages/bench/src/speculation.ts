@@ -1,4 +1,3 @@
-import { setMaxListeners } from "node:events";
 import { DeftreeError, Engine, type EngineOptions } from "@deftree/engine";
 import { describeMachine, type MachineInfo, median } from "./machine.js";
 import { textWorkloads, tokenWorkloads } from "./speculation-prompts.js";
@@ -100,7 +99,6 @@ export interface SpeculationBenchResult {
 export async function benchSpeculation(options: SpeculationBenchOptions): Promise<SpeculationBenchResult> {
   const { model, engine: load = {}, workloads, prompts, branches = 1, rounds = 1, seed = 1, signal } = options;
   const { maxTokens = 128, temperature = 0, maxDraftTokens, onRow, onNotice } = options;
-  if (signal) setMaxListeners(0, signal); // every branch listens
   const isText = !model.startsWith("random:");
   const sums = new Map<string, Sums>();
   let info: Engine["info"] | undefined;

@@ -1,6 +1,7 @@
 /** Branches over a scripted native side: what they submit, and what they make of what comes back. */
 import { describe, expect, it } from "vitest";
 import { tinyTokenizer, tinyVocabSize } from "../test/tiny-tokenizer.js";
+import { AbortWatch } from "./abort-watch.js";
 import { Branch } from "./branch.js";
 import type { NativeCommand, NativeFinished, NativeStepMessage } from "./native-addon.js";
 import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
@@ -20,12 +21,16 @@ const tokenizer = new ModelTokenizer(
 function setUp(length = 5) {
   const dispatcher = new StepDispatcher();
   const commands: NativeCommand[] = [];
+  const aborts = new AbortWatch((requests) =>
+    commands.push(...requests.map((request) => ({ op: "cancel" as const, request }))),
+  );
   let nextBranch = 100;
   const context = {
     tokenizer,
     dispatcher,
     contextLength: 64,
     submit: (submitted: NativeCommand[]) => void commands.push(...submitted),
+    cancelOnAbort: aborts.watch.bind(aborts),
     newBranchId: () => nextBranch++,
   };
   const publish = (

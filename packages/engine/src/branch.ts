@@ -1,6 +1,13 @@
 import { TokenStream } from "./decode-stream.js";
 import { checkDecodeOptions, checkTokens, nativeSampling, nativeSpeculation } from "./engine-options.js";
-import type { DecodeOptions, DecodeStream, EngineBranch, ExtendResult, TextTokenizer } from "./engine-types.js";
+import type {
+  DecodeOptions,
+  DecodeStream,
+  EngineBranch,
+  ExtendResult,
+  ForkOptions,
+  TextTokenizer,
+} from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { NativeCommand, NativeFinished } from "./native-addon.js";
 import { noText, TokenIdsOnly } from "./random-model.js";
@@ -11,8 +18,13 @@ export interface BranchContext {
   readonly tokenizer: TextTokenizer;
   readonly dispatcher: StepDispatcher;
   readonly contextLength: number;
-  /** @throws E_DISPOSED after dispose, or the error that ended the engine. */
+  /**
+   * Together with all commands of this turn of the event loop, in order.
+   * @throws E_DISPOSED after dispose, or the error that ended the engine.
+   */
   submit(commands: NativeCommand[]): void;
+  /** Cancels `request` when `signal` aborts. @returns a function that stops listening. */
+  cancelOnAbort(request: number, signal: AbortSignal): () => void;
   newBranchId(): number;
 }
 
@@ -20,7 +32,10 @@ interface Cancellable {
   signal?: AbortSignal;
 }
 
-/** A branch of the native engine. Commands go in at once, in the order of the calls; promises tell how they ended. */
+/**
+ * A branch of the native engine. Commands go in when the turn of the event loop ends, in the order of the calls; promises
+ * tell how they ended.
+ */
 export class Branch implements EngineBranch {
   readonly id: number;
   readonly #context: BranchContext;
@@ -68,17 +83,19 @@ export class Branch implements EngineBranch {
     return { length: finished.branchLength, reusedTokens: finished.reusedTokens ?? 0 };
   }
 
-  fork(n: number): Branch[] {
+  fork(n: number, { firstOrdinal = this.#numForked }: ForkOptions = {}): Branch[] {
     this.#checkUsable();
     if (!Number.isInteger(n) || n < 1 || n > 65536) {
       throw new DeftreeError("E_BAD_ARGUMENT", `fork takes a number of branches from 1 to 65536; got ${n}`);
+    }
+    if (!Number.isInteger(firstOrdinal) || firstOrdinal < 0 || firstOrdinal + n > 2 ** 32) {
+      throw new DeftreeError("E_BAD_ARGUMENT", `firstOrdinal must be an integer from 0; got ${firstOrdinal}`);
     }
     const branches = Array.from(
       { length: n },
       () => new Branch(this.#context, this.#context.newBranchId(), this.length),
     );
-    const firstOrdinal = this.#numForked;
-    this.#numForked += n;
+    this.#numForked = Math.max(this.#numForked, firstOrdinal + n);
     const request = this.#context.dispatcher.open({
       finish: ({ branchLength }) => {
         for (const branch of branches) branch.#known = branchLength;
@@ -125,7 +142,7 @@ export class Branch implements EngineBranch {
             ...(options.speculation !== undefined && { speculation: nativeSpeculation(options.speculation) }),
           },
         ]);
-        detach = this.#cancelOnAbort(request, signal);
+        if (signal) detach = this.#context.cancelOnAbort(request, signal);
       } catch (error) {
         stream.fail(fromAddon(error));
       }
@@ -212,7 +229,7 @@ export class Branch implements EngineBranch {
         },
       });
       this.#submit(request, [command(request)]);
-      detach = this.#cancelOnAbort(request, signal);
+      if (signal) detach = this.#context.cancelOnAbort(request, signal);
     });
   }
 
@@ -223,16 +240,6 @@ export class Branch implements EngineBranch {
       this.#context.dispatcher.abandon(request);
       throw error;
     }
-  }
-
-  /** @returns a function that stops listening. */
-  #cancelOnAbort(request: number, signal: AbortSignal | undefined): () => void {
-    if (!signal) return () => {};
-    const cancel = () => {
-      if (!this.#context.dispatcher.fatal) this.#context.submit([{ op: "cancel", request }]);
-    };
-    signal.addEventListener("abort", cancel, { once: true });
-    return () => signal.removeEventListener("abort", cancel);
   }
 
   #checkUsable(): void {

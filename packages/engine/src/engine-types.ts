@@ -135,6 +135,15 @@ export interface ExtendResult {
   reusedTokens: number;
 }
 
+/** Which children a fork makes. */
+export interface ForkOptions {
+  /**
+   * Number of the first child; by default they go on from those before. A child's number is part of its random path: a
+   * child of the same number and seed draws the same tokens again.
+   */
+  firstOrdinal?: number;
+}
+
 /** A root-to-leaf path of the forest. */
 export interface EngineBranch {
   readonly id: number;
@@ -144,7 +153,7 @@ export interface EngineBranch {
   /** Appends text (special tokens off) or token ids. */
   extend(content: string | readonly number[], options?: { signal?: AbortSignal }): Promise<ExtendResult>;
   /** n branches that share every page so far. Costs no KV. Usable at once: their commands wait for this branch's. */
-  fork(n: number): EngineBranch[];
+  fork(n: number, options?: ForkOptions): EngineBranch[];
   decode(options?: DecodeOptions): DecodeStream;
   /** Natural-log probability of each token of a continuation; the branch is left as it was. */
   score(

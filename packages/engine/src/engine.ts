@@ -1,6 +1,8 @@
+import { AbortWatch } from "./abort-watch.js";
 import { loadAddon } from "./addon-loader.js";
 import { Branch, type BranchContext } from "./branch.js";
 import { ChatTemplate } from "./chat-template.js";
+import { CommandBatch } from "./command-batch.js";
 import { checkAttentionPolicy, checkEngineOptions } from "./engine-options.js";
 import type { BranchEngine, ChatTurn, EngineBranch, EngineInfo, EngineOptions, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
@@ -26,6 +28,10 @@ import { ModelTokenizer } from "./tokenizer.js";
 export class Engine implements BranchEngine {
   readonly tokenizer: TextTokenizer;
   readonly #native: NativeEngine;
+  readonly #batch: CommandBatch;
+  readonly #aborts = new AbortWatch((requests) => {
+    if (!this.#dispatcher.fatal) this.#submit(requests.map((request) => ({ op: "cancel", request })));
+  });
   readonly #dispatcher: StepDispatcher;
   readonly #template: ChatTemplate | undefined;
   readonly #context: BranchContext;
@@ -78,6 +84,7 @@ export class Engine implements BranchEngine {
     info: EngineInfo,
   ) {
     this.#native = native;
+    this.#batch = new CommandBatch(native, dispatcher);
     this.#dispatcher = dispatcher;
     this.tokenizer = tokenizer;
     this.#template = template;
@@ -87,6 +94,7 @@ export class Engine implements BranchEngine {
       dispatcher,
       contextLength: info.contextLength,
       submit: (commands) => this.#submit(commands),
+      cancelOnAbort: (request, signal) => this.#aborts.watch(request, signal),
       newBranchId: () => this.#nextBranch++,
     };
   }
@@ -135,6 +143,7 @@ export class Engine implements BranchEngine {
   /** Checks the forest between two steps. Rejects with E_INTERNAL when a rule is broken. */
   async checkInvariants(): Promise<void> {
     this.#checkAlive();
+    this.#batch.flush();
     await this.#native.checkInvariants().catch((cause) => {
       throw fromAddon(cause);
     });
@@ -165,11 +174,7 @@ export class Engine implements BranchEngine {
 
   #submit(commands: NativeCommand[]): void {
     this.#checkAlive();
-    try {
-      this.#native.submit(commands);
-    } catch (cause) {
-      throw fromAddon(cause);
-    }
+    this.#batch.add(commands);
   }
 }
 

@@ -39,6 +39,13 @@ export class StepDispatcher {
     return request;
   }
 
+  /** Ends one open request with `error`; nothing when it has ended. */
+  fail(request: number, error: DeftreeError): void {
+    const handler = this.#open.get(request);
+    this.#open.delete(request);
+    handler?.fail(error);
+  }
+
   /** Forgets a request that was never submitted. */
   abandon(request: number): void {
     this.#open.delete(request);

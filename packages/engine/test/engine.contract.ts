@@ -367,6 +367,38 @@ export function describeBranchEngine(name: string, load: () => Promise<BranchEng
         expect((await child!.decode(greedy)).tokens).toHaveLength(12);
       });
 
+      it("starts what begins in one turn of the event loop in one step, forked or not", async () => {
+        const parents = await Promise.all([branchWith(), branchWith(` again. ${prompt}`)]);
+        const before = engine.stats();
+        // Decodes behind a promise, of two parents, in a turn so slow that the engine could run ahead with the first.
+        const decodes = parents
+          .flatMap((parent) => fork(parent, 4))
+          .map(async (child) => {
+            await null;
+            const decoding = child.decode(greedy);
+            for (const end = performance.now() + 5; performance.now() < end; );
+            return decoding;
+          });
+        await Promise.all(decodes);
+        const after = engine.stats();
+        expect(after.decodedTokens - before.decodedTokens).toBe(8 * 12);
+        expect(after.steps - before.steps).toBe(12);
+      });
+
+      it("draws a child's tokens again when it is forked again under its number", async () => {
+        const branch = await branchWith();
+        const sampled = { maxTokens: 12, stopTokens: [], temperature: 1.5, seed: 3 };
+        const draw = async (child: EngineBranch) => (await child.decode(sampled)).tokens;
+        const [first, , third] = fork(branch, 3);
+        const expected = [await draw(first!), await draw(third!)];
+        const again = branch.fork(1, { firstOrdinal: 2 })[0]!;
+        const next = branch.fork(1)[0]!;
+        open.push(again, next);
+        if (exactness.bitwise) expect(await draw(again)).toEqual(expected[1]);
+        expect(await draw(next)).not.toEqual(expected[0]);
+        expect(() => branch.fork(1, { firstOrdinal: -1 })).toThrow(code("E_BAD_ARGUMENT"));
+      });
+
       it.each([0, -1, 1.5, Number.NaN, 1e9])("refuses %d branches", async (n) => {
         const branch = await branchWith();
         expect(() => branch.fork(n)).toThrow(code("E_BAD_ARGUMENT"));
