@@ -3,6 +3,7 @@ import { readdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, expect, it } from "vitest";
+import { type ChatRequest, OpenAiServer } from "../packages/langchain/test/openai-server.js";
 
 const folder = fileURLToPath(new URL(".", import.meta.url));
 
@@ -18,7 +19,30 @@ const expected: Record<string, RegExp[]> = {
   "05-own-strategy.ts": [/^compared 8 answers$/m, /^(solved|best): \[\d/m],
   // Eight prompts of about 580 tokens that have all but 20 in common.
   "06-shared-system-prompt.ts": [/^8 workers asked with 4\d{3} prompt tokens; [67]\d\d were computed$/m],
+  // 1024 tokens of prompt and 192 of thoughts are read once, or by each of three queries.
+  "07-attention-plan.ts": [
+    /^deft-flatten: .*; reads 1216 KV tokens, unshared 3264$/m,
+    /^deft-node: 1024 x 3, .*; reads 1216 KV tokens/m,
+    /^radix: .*; reads 3264 KV tokens/m,
+  ],
+  "08-live-events.ts": [
+    /^thought 1 says "/m,
+    /^thought \d+ scores -?\d+$/m,
+    /1 search:started, .* 1 solution, 1 done$/m,
+  ],
+  "09-best-of-n.ts": [/^errors of 8 samples: \d+(, \d+){7}$/m, /^best, with \d+: \d/m],
+  "10-set-intersection.ts": [/^found: \[/m, /^\d+ errors, \d+ thoughts, \d+ tokens$/m],
+  "11-keyword-counting.ts": [/^io: \d+ errors: \{/m, /^got: \d+ errors: \{/m],
+  "12-document-merging.ts": [/^skipped: mini does not know document merging/m],
+  "13-graph-of-thoughts.ts": [/^thought \d+ joins \d+ and \d+$/m, /^\d+ errors in 64 digits$/m],
+  "14-remote-server.ts": [/^skipped: DEFTREE_SERVER_URL names no server$/m],
 };
+
+async function run(name: string, environment: Record<string, string> = {}): Promise<string> {
+  const args = ["--import", "tsx", "--conditions", "@deftree/source", name];
+  const env = { ...process.env, ...environment };
+  return (await promisify(execFile)(process.execPath, args, { cwd: folder, env })).stdout;
+}
 
 const examples = readdirSync(folder).filter((name) => /^\d.*\.ts$/.test(name));
 
@@ -28,8 +52,19 @@ describe("examples", () => {
   });
 
   it.each(examples)("%s runs and prints what it says", async (name) => {
-    const args = ["--import", "tsx", "--conditions", "@deftree/source", name];
-    const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: folder });
+    const stdout = await run(name);
     for (const pattern of expected[name]!) expect(stdout).toMatch(pattern);
+  });
+
+  it("14-remote-server.ts searches over a server", async () => {
+    const reply = ({ messages }: ChatRequest) => {
+      const asked = messages.findLast(({ role }) => role === "user")!.content.match(/\[[\d, ]+\](?!.*\[)/s)![0];
+      const begun = messages.at(-1)!.role === "assistant" ? messages.at(-1)!.content : "";
+      return `[${asked.match(/\d+/g)!.sort().join(", ")}]`.slice(begun.length);
+    };
+    await using server = await OpenAiServer.start({ reply });
+    const stdout = await run("14-remote-server.ts", { DEFTREE_SERVER_URL: server.url });
+    expect(stdout).toMatch(/^solved: \[\d.*\]\n\d+ thoughts, \d+ tokens$/m);
+    expect(server.requests.length).toBeGreaterThan(0);
   });
 });

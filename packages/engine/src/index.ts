@@ -1,4 +1,5 @@
 export { benchAttention } from "./attention-bench.js";
+export { type PlanOptions, type PlanTree, planAttention } from "./attention-plan.js";
 export { Engine } from "./engine.js";
 export { attentionPolicies } from "./engine-options.js";
 export type {
@@ -26,5 +27,7 @@ export type {
   NativeAttentionBench,
   NativeAttentionBenchRequest,
   NativeAttentionBenchRow,
+  NativeAttentionPlan,
   NativeStats,
+  NativeWorkItem,
 } from "./native-addon.js";

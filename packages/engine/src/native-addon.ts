@@ -280,10 +280,15 @@ export interface NativeCudaMemory {
 }
 
 /** One line of a plan, for inspection. */
+/** A piece of KV with every query that one worker computes for it; once for each KV head. */
 export interface NativeWorkItem {
+  /** Its KV tokens. */
   kvLen: number;
+  /** Numbers of the queries, as the tree lists them. */
   queries: number[];
+  /** Leading tokens that all of them see; the rest has a mask bit a token and query. */
   denseLen: number;
+  /** A query of it is in other items too, so its result is merged. */
   writesPartial: boolean;
 }
 
@@ -313,13 +318,19 @@ export interface NativeAddon {
       headDim: number;
       numProcessors: number;
     },
-  ): {
-    items: NativeWorkItem[];
-    kvTokensRead: number;
-    kvTokensUnshared: number;
-    maskBytes: number;
-    partialStates: number;
-  };
+  ): NativeAttentionPlan;
+}
+
+/** The plan of one step; counts are of one layer. */
+export interface NativeAttentionPlan {
+  /** The dearest first. */
+  items: NativeWorkItem[];
+  kvTokensRead: number;
+  /** What reading each query's keys separately would take. */
+  kvTokensUnshared: number;
+  maskBytes: number;
+  /** (O, LSE) pairs that are written and merged. */
+  partialStates: number;
 }
 
 /** What {@link NativeAddon.benchAttention} measures; see native/attention/bench_tree.h. */
