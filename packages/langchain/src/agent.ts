@@ -1,0 +1,2 @@
+/** `@deftree/langchain/agent`: for agents of the package `langchain`. */
+export { type TreeOfThoughtsMiddlewareFields, treeOfThoughtsMiddleware } from "./middleware.js";
