@@ -54,8 +54,10 @@ class EngineThoughtBranch implements ThoughtBranch {
     return this.branch.length;
   }
 
-  fork(n: number): ThoughtBranch[] {
-    return this.branch.fork(n).map((child) => new EngineThoughtBranch(this.engine, child, 0, false));
+  fork(n: number, first?: number): ThoughtBranch[] {
+    return this.branch
+      .fork(n, { firstOrdinal: first })
+      .map((child) => new EngineThoughtBranch(this.engine, child, 0, false));
   }
 
   async extend(content: string | readonly number[], signal?: AbortSignal): Promise<void> {

@@ -37,6 +37,8 @@ export interface TreeOfThoughtsFields<Input, State, Answer> {
   seed?: number;
   /** Speculative decoding of all that a search decodes; a chat model other than {@link ChatDeftree} ignores it. */
   speculation?: Speculation;
+  /** Children grown while their parent waits for a model's verdict, see `SearchOptions.proposeAhead`. None by default. */
+  proposeAhead?: number;
   /** The events of a search on this input that was cut off, if there are any: it then goes on where it ended. */
   resume?: (input: Input) => readonly SearchEvent<unknown, unknown>[] | undefined;
   /** Called with each event as it happens, by `invoke` and `batch` too. What it throws ends the search and rejects. */
@@ -143,10 +145,11 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
         evaluate,
         seed,
         speculation,
+        proposeAhead,
       } = this.#fields;
       const [problem, model] = await Promise.all([this.#fields.problem(input), thoughtModel(this.#fields.model)]);
       const running = search(problem, strategy, model, {
-        ...{ budget, evaluate, seed, speculation, signal },
+        ...{ budget, evaluate, seed, speculation, proposeAhead, signal },
         resume: this.#fields.resume?.(input),
       });
       onSearch(running);

@@ -229,6 +229,24 @@ describe("evaluation by the model itself", () => {
     await expectFree();
   });
 
+  it("grows children ahead of the verdicts, and the same tree", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 4, sampling: { temperature: 2 } });
+    const evaluate = llmValue({ samples: 1, maxTokens: 8 });
+    const events: SearchEvent[] = [];
+    const plain = await search(judged(digits(32, 3)), strategy, model, { evaluate, seed: 2 });
+    const running = search(judged(digits(32, 3)), strategy, model, { evaluate, seed: 2, proposeAhead: 2 });
+    for await (const event of running) events.push(event as SearchEvent);
+    const ahead = await running;
+    expect(ahead.tree).toEqual(plain.tree);
+    expect(ahead.answer).toEqual(plain.answer);
+    const { generatedTokens, wastedTokens } = ahead.statistics;
+    expect(generatedTokens - wastedTokens).toBe(plain.statistics.generatedTokens);
+    const dropped = events.reduce((sum, event) => sum + (event.type === "ahead:dropped" ? event.tokens : 0), 0);
+    expect(dropped).toBe(wastedTokens);
+    expect(events.map(({ type }) => type)).toContain("ahead:started");
+    await expectFree();
+  });
+
   it("samples verdicts, and repeats them by the seed", async () => {
     const strategy = breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 3 });
     const evaluate = llmValue({ samples: 2, maxTokens: 8 });

@@ -5,6 +5,8 @@ interface Entry {
   branch: ThoughtBranch;
   parent: Entry | undefined;
   open: boolean;
+  /** What it cost is in the sum of released branches. */
+  isBooked: boolean;
   /** Children that are open, or whose descendants are. */
   children: number;
   /** While it decodes: tokens it may take, and its tokens before. */
@@ -22,20 +24,19 @@ export class BranchAccount {
 
   add(branch: ThoughtBranch, parent?: ThoughtBranch): void {
     const above = parent && this.#entries.get(parent);
-    this.#entries.set(branch, { branch, parent: above, open: true, children: 0 });
+    this.#entries.set(branch, { branch, parent: above, open: true, isBooked: false, children: 0 });
     if (above) above.children++;
     this.#open++;
   }
 
-  /** Drops the branch and books what it cost. Twice is fine. */
+  /** Drops the branch and books what it cost; of one that decodes, when its decode has ended. Twice is fine. */
   release(branch: ThoughtBranch): void {
     const entry = this.#entries.get(branch);
     if (!entry?.open) return;
     entry.open = false;
     this.#open--;
     branch.release();
-    addUsage(this.#released, branch.usage);
-    this.#forget(entry);
+    if (entry.reserved === undefined) this.#close(entry);
   }
 
   releaseAll(): void {
@@ -49,15 +50,18 @@ export class BranchAccount {
     const reserved = { maxTokens, before: branch.usage.generatedTokens };
     entry.reserved = reserved;
     return () => {
-      if (entry.reserved === reserved) entry.reserved = undefined;
+      if (entry.reserved !== reserved) return;
+      entry.reserved = undefined;
+      if (!entry.open) this.#close(entry);
     };
   }
 
   /** Tokens that decodes under way may still take. */
   get reservedTokens(): number {
     let sum = 0;
-    for (const { branch, reserved } of this.#entries.values()) {
-      if (reserved) sum += Math.max(0, reserved.maxTokens - (branch.usage.generatedTokens - reserved.before));
+    for (const { branch, reserved, open } of this.#entries.values()) {
+      if (!reserved || !open) continue;
+      sum += Math.max(0, reserved.maxTokens - (branch.usage.generatedTokens - reserved.before));
     }
     return sum;
   }
@@ -65,7 +69,8 @@ export class BranchAccount {
   /** Tokens whose KV the branches hold together; those that several share count once. Parents do not grow after a fork. */
   get heldTokens(): number {
     let sum = 0;
-    for (const { branch, parent } of this.#entries.values()) {
+    for (const { branch, parent, open, children } of this.#entries.values()) {
+      if (!open && children === 0) continue;
       sum += Math.max(0, (branch.length ?? 0) - (parent?.branch.length ?? 0));
     }
     return sum;
@@ -74,13 +79,19 @@ export class BranchAccount {
   /** What all branches cost so far, open ones included. */
   usage(): TokenUsage {
     const sum = { ...this.#released };
-    for (const { branch, open } of this.#entries.values()) if (open) addUsage(sum, branch.usage);
+    for (const { branch, isBooked } of this.#entries.values()) if (!isBooked) addUsage(sum, branch.usage);
     return sum;
+  }
+
+  #close(entry: Entry): void {
+    entry.isBooked = true;
+    addUsage(this.#released, entry.branch.usage);
+    this.#forget(entry);
   }
 
   /** A closed branch is held as long as branches grow from it. */
   #forget(entry: Entry): void {
-    if (entry.open || entry.children > 0) return;
+    if (!entry.isBooked || entry.children > 0) return;
     this.#entries.delete(entry.branch);
     if (entry.parent === undefined) return;
     entry.parent.children--;

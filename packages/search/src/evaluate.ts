@@ -1,20 +1,25 @@
 /** Evaluate: gives thoughts their scores and drops the hopeless. Shared by every strategy. */
 import type { PruneReason } from "./events.js";
 import { isHopeless, isSolved, type Problem } from "./problem.js";
+import { growAhead, type NextThoughts } from "./propose.js";
 import type { SearchRun } from "./run.js";
 import type { LiveThought } from "./thought.js";
 
-/** Scores `thoughts` without booking them; false when the run was stopped before there were verdicts. */
+/**
+ * Scores `thoughts` without booking them; false when the run was stopped before there were verdicts. Meanwhile the first of
+ * `next` may grow from each.
+ */
 export async function judge<State, Answer>(
   run: SearchRun<State, Answer>,
   problem: Problem<State, Answer>,
   thoughts: readonly LiveThought<State>[],
+  next?: NextThoughts<State>,
 ): Promise<boolean> {
   if (thoughts.length === 0) return true;
   const { evaluator, past } = run;
-  const verdicts =
-    (evaluator.usesModel && past?.takeVerdicts(thoughts.map(({ id }) => id))) ||
-    (await evaluator.score(run, problem, thoughts));
+  const known = evaluator.usesModel && past?.takeVerdicts(thoughts.map(({ id }) => id));
+  if (!known && evaluator.usesModel && next !== undefined && run.proposeAhead > 0) growAhead(run, thoughts, next);
+  const verdicts = known || (await evaluator.score(run, problem, thoughts));
   if (run.signal.aborted) return false;
   for (const [i, thought] of thoughts.entries()) {
     const { score, failed, tokens } = verdicts[i]!;
@@ -34,8 +39,9 @@ export async function judge<State, Answer>(
 export async function evaluate<State, Answer>(
   run: SearchRun<State, Answer>,
   thoughts: readonly LiveThought<State>[],
+  next?: NextThoughts<State>,
 ): Promise<LiveThought<State>[]> {
-  if (!(await judge(run, run.problem, thoughts))) return [];
+  if (!(await judge(run, run.problem, thoughts, next))) return [];
   return thoughts.filter((thought) => {
     run.consider(thought);
     if (thought.answered) run.release(thought.branch);

@@ -54,6 +54,10 @@ export type SearchEvent<State = unknown, Answer = unknown> =
   /** Again when a vote compares it anew. `failed`: why it has the failure score; `tokens`: generated for the verdict. */
   | { type: "thought:scored"; thought: ThoughtId; score: number; failed?: string; tokens?: number }
   | { type: "thought:pruned"; thought: ThoughtId; reason: PruneReason }
+  /** Children of a thought that waits for its verdict were started ahead of their turn; they have no numbers yet. */
+  | { type: "ahead:started"; parent: ThoughtId; thoughts: number }
+  /** Of these, as many were not wanted; `tokens` were generated for them in vain. */
+  | { type: "ahead:dropped"; parent: ThoughtId; thoughts: number; tokens: number }
   | { type: "level:selected"; depth: number; kept: ThoughtId[]; dropped: ThoughtId[] }
   /** Once, before `done`: the thought the search answers with. */
   | { type: "solution"; thought: ThoughtId; answer: Answer; score: number; solved: boolean }
@@ -80,6 +84,8 @@ export interface SearchStatistics {
   /** Deepest level that was grown. */
   depth: number;
   generatedTokens: number;
+  /** Of `generatedTokens`, those of thoughts that were grown ahead and dropped. */
+  wastedTokens: number;
   /** Sum of the contexts that the thoughts started from: what a server without shared prefixes would compute. */
   promptTokens: number;
   /** Of `promptTokens`, those that were not computed again. */

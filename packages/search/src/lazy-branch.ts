@@ -41,6 +41,11 @@ export class LazyModel implements ThoughtModel {
   }
 }
 
+/** A child that has no real branch yet. */
+interface WaitingChild {
+  ordinal: number;
+}
+
 export class LazyBranch implements ThoughtBranch {
   readonly #known: TokenUsage = { generatedTokens: 0, promptTokens: 0, prefilledTokens: 0 };
   /** What stands on the branch, and is not on the real one yet. */
@@ -50,9 +55,7 @@ export class LazyBranch implements ThoughtBranch {
   #released = false;
   #numForked = 0;
   /** Children that may still need their real fork. */
-  readonly #waiting = new Set<number>();
-  readonly #forks = new Map<number, ThoughtBranch>();
-  #numReallyForked = 0;
+  readonly #waiting = new Set<WaitingChild>();
 
   constructor(
     /** Prompt, fork numbers and texts that lead here. */
@@ -76,15 +79,16 @@ export class LazyBranch implements ThoughtBranch {
     return this.#real?.length;
   }
 
-  fork(n: number): LazyBranch[] {
-    return Array.from({ length: n }, () => {
-      const ordinal = this.#numForked++;
-      this.#waiting.add(ordinal);
+  fork(n: number, first = this.#numForked): LazyBranch[] {
+    this.#numForked = Math.max(this.#numForked, first + n);
+    return Array.from({ length: n }, (_, i) => {
+      const child = { ordinal: first + i };
+      this.#waiting.add(child);
       return new LazyBranch(
-        `${this.key}/${ordinal}`,
-        (signal) => this.#claim(ordinal, signal),
+        `${this.key}/${child.ordinal}`,
+        (signal) => this.#claim(child, signal),
         this.memory,
-        () => this.#disclaim(ordinal),
+        () => this.#disclaim(child),
       );
     });
   }
@@ -154,29 +158,16 @@ export class LazyBranch implements ThoughtBranch {
     }
   }
 
-  /** The real fork of child `ordinal`; those before it are forked too, as they would have been. */
-  async #claim(ordinal: number, signal?: AbortSignal): Promise<ThoughtBranch> {
+  /** The real fork of `child`. */
+  async #claim(child: WaitingChild, signal?: AbortSignal): Promise<ThoughtBranch> {
     const real = await this.#materialise(signal);
-    if (ordinal >= this.#numReallyForked) {
-      const forks = real.fork(ordinal + 1 - this.#numReallyForked);
-      for (const fork of forks) {
-        const number = this.#numReallyForked++;
-        if (this.#waiting.has(number)) this.#forks.set(number, fork);
-        else fork.release();
-      }
-    }
-    const fork = this.#forks.get(ordinal);
-    if (fork === undefined) throw new Error("the branch was released before it was opened");
-    this.#forks.delete(ordinal);
-    this.#waiting.delete(ordinal);
-    this.#releaseUnneeded();
-    return fork;
+    const [fork] = real.fork(1, child.ordinal);
+    this.#disclaim(child);
+    return fork!;
   }
 
-  #disclaim(ordinal: number): void {
-    this.#waiting.delete(ordinal);
-    this.#forks.get(ordinal)?.release();
-    this.#forks.delete(ordinal);
+  #disclaim(child: WaitingChild): void {
+    this.#waiting.delete(child);
     this.#releaseUnneeded();
   }
 

@@ -1,9 +1,11 @@
 /** Propose: forks one branch per thought and decodes them side by side. Shared by every strategy. */
 import type { ThoughtId } from "./events.js";
+import { Growth } from "./growth.js";
 import { LazyBranch } from "./lazy-branch.js";
-import type { ProposalQuestion } from "./problem.js";
+import { isHopeless, type ProposalQuestion } from "./problem.js";
 import type { SearchRun } from "./run.js";
 import { evaluationSeed } from "./seeds.js";
+import { stateKeyOf } from "./select.js";
 import type { LiveThought, Place } from "./thought.js";
 import type { DecodedThought, ThoughtBranch, ThoughtSampling } from "./thought-model.js";
 
@@ -57,20 +59,63 @@ export function sprout<State, Answer>(
 ): Promise<LiveThought<State>[]>[] {
   const shapeAt = (i: number) => (Array.isArray(shape) ? shape[i]! : shape) as ThoughtShape<State>;
   if (shapeAt(0).list !== undefined) return listThoughts(run, places, shapeAt(0));
-  const branches = forkEach(run, places);
-  const seedlings = places.map((place, i) => ({ place, branch: branches[i]!, id: run.startThought(place) }));
-  return seedlings.map(({ place, branch, id }, i) => grow(run, place, branch, id, shapeAt(i)));
+  const children = childrenAt(run, places, shapeAt);
+  const seedlings = places.map((place, i) => ({ place, child: children[i]!, id: run.startThought(place) }));
+  return seedlings.map(({ place, child, id }, i) => grow(run, place, child, id, shapeAt(i)));
+}
+
+/** What a strategy will grow from a thought that it keeps. */
+export interface NextThoughts<State> {
+  shape: ThoughtShape<State>;
+  /** Children that it may want at most. */
+  count: number;
+}
+
+/** Starts the first children of each of `thoughts`, before it is known whether the search wants them. */
+export function growAhead<State, Answer>(
+  run: SearchRun<State, Answer>,
+  thoughts: readonly LiveThought<State>[],
+  { shape, count }: NextThoughts<State>,
+): void {
+  const stateKey = stateKeyOf(run.problem);
+  for (const thought of thoughts) {
+    if (thought.answered || (run.evaluator.usesProgram && isHopeless(run.problem, thought.state))) continue;
+    // Of siblings with one state only one is kept.
+    if (!run.ahead.isFirst(`${thought.parent} ${stateKey(thought.state)}`)) continue;
+    const granted = run.grantAhead(Math.min(count, run.proposeAhead), shape.maxTokens);
+    if (granted === 0) return;
+    const place = placeAfter(thought);
+    const controller = new AbortController();
+    const signal = AbortSignal.any([run.signal, controller.signal]);
+    const growths = run
+      .forkAhead(place.branch, granted)
+      .map((branch, i) => start(run, place, branch, run.seedOfNext(thought.id, i), shape, signal));
+    for (const { branch, decoded } of growths) {
+      const releaseCut = ({ finishReason }: DecodedThought) => finishReason === "cut" && run.release(branch);
+      decoded.then(releaseCut, () => {});
+    }
+    const first = run.numForked(place.branch);
+    run.ahead.add(place.branch, { parent: thought.id, first, shape: shapeKey(shape), growths, controller });
+  }
+}
+
+/** A new thought's branch, and what grows on it already where it began ahead of its turn. */
+interface Child {
+  branch: ThoughtBranch;
+  ahead?: Growth;
 }
 
 async function grow<State, Answer>(
   run: SearchRun<State, Answer>,
   place: Place,
-  branch: ThoughtBranch,
+  { branch, ahead }: Child,
   id: ThoughtId,
   shape: ThoughtShape<State>,
 ): Promise<LiveThought<State>[]> {
   try {
-    const decoded = run.past?.takeThought(id, place, branch) ?? (await decode(run, place, branch, id, shape));
+    const past = ahead ? undefined : run.past?.takeThought(id, place, branch);
+    const growth = () => ahead ?? start(run, place, branch, run.seedOf(id), shape);
+    const decoded = past ?? (await heard(run, id, growth()));
     return finish(run, place, branch, id, decoded, shape);
   } catch (error) {
     run.fail(error);
@@ -78,26 +123,31 @@ async function grow<State, Answer>(
   }
 }
 
-function decode<State, Answer>(
+function heard<State, Answer>(run: SearchRun<State, Answer>, thought: ThoughtId, growth: Growth) {
+  growth.listen((text, tokens) => run.emit({ type: "thought:tokens", thought, text, tokens }));
+  return growth.decoded;
+}
+
+function start<State, Answer>(
   run: SearchRun<State, Answer>,
   place: Place,
   branch: ThoughtBranch,
-  id: ThoughtId,
-  shape: ThoughtShape<State>,
-): Promise<DecodedThought> {
+  seed: number,
+  { sampling, maxTokens, stop, read, hopeless, ends }: ThoughtShape<State>,
+  signal = run.signal,
+): Growth {
   let { text } = place;
-  return run.decode(branch, {
-    ...shape.sampling,
-    seed: run.seedOf(id),
-    maxTokens: shape.maxTokens,
-    stop: shape.stop,
-    onText: (piece, tokens) => {
-      run.emit({ type: "thought:tokens", thought: id, text: piece, tokens });
-      text += piece;
-      if (shape.hopeless?.(shape.read(text, false))) return false;
-      return shape.ends?.(text.slice(place.text.length)) ? "end" : true;
-    },
-  });
+  return new Growth(branch, (onPiece) =>
+    run.decode(branch, {
+      ...{ ...sampling, seed, maxTokens, stop, signal },
+      onText: (piece, tokens) => {
+        onPiece(piece, tokens);
+        text += piece;
+        if (hopeless?.(read(text, false))) return false;
+        return ends?.(text.slice(place.text.length)) ? "end" : true;
+      },
+    }),
+  );
 }
 
 function finish<State, Answer>(
@@ -194,11 +244,31 @@ async function adopt<State, Answer>(
   return finish(run, place, branch, id, { text, tokens: 0, finishReason: "stop", ended: false }, shape);
 }
 
-/** One child branch per place, forked in one call per distinct branch; children keep the order of `places`. */
-function forkEach<State, Answer>(run: SearchRun<State, Answer>, places: readonly Place[]): ThoughtBranch[] {
-  const counts = new Map<ThoughtBranch, number>();
-  for (const { branch } of places) counts.set(branch, (counts.get(branch) ?? 0) + 1);
-  const children = new Map<ThoughtBranch, ThoughtBranch[]>();
-  for (const [branch, count] of counts) children.set(branch, run.fork(branch, count));
+/** A child for each place, in their order: one that grows ahead already, or a branch, forked in one call from each branch. */
+function childrenAt<State, Answer>(
+  run: SearchRun<State, Answer>,
+  places: readonly Place[],
+  shapeAt: (i: number) => ThoughtShape<State>,
+): Child[] {
+  const wanted = new Map<ThoughtBranch, { count: number; shape: ThoughtShape<State> }>();
+  places.forEach(({ branch }, i) => {
+    const known = wanted.get(branch);
+    if (known) known.count++;
+    else wanted.set(branch, { count: 1, shape: shapeAt(i) });
+  });
+  const children = new Map<ThoughtBranch, Child[]>();
+  for (const [branch, { count, shape }] of wanted) {
+    const ahead = run.takeAhead(branch, count, shapeKey(shape));
+    const forked = run.fork(branch, count - ahead.length);
+    children.set(branch, [
+      ...ahead.map((growth) => ({ branch: growth.branch, ahead: growth })),
+      ...forked.map((fork) => ({ branch: fork })),
+    ]);
+  }
   return places.map(({ branch }) => children.get(branch)!.shift()!);
+}
+
+/** Equal for shapes that decode the same, of one strategy on one problem. */
+function shapeKey<State>({ hopeless, ends, ...shape }: ThoughtShape<State>): string {
+  return JSON.stringify([shape, hopeless !== undefined, ends !== undefined]);
 }

@@ -3,9 +3,10 @@
  * every open branch. All branches are opened through here, so that whatever way the search ends, none is left behind.
  */
 import { BranchAccount } from "./branch-account.js";
-import { type Budget, type Grant, grant } from "./budget.js";
+import { type Budget, type BudgetUse, type Grant, grant } from "./budget.js";
 import type { EvaluationContext, Evaluator } from "./evaluator.js";
 import type { BudgetName, SearchEvent, StopReason, ThoughtId } from "./events.js";
+import type { Growth } from "./growth.js";
 import { isSolved, type Problem } from "./problem.js";
 import type { PastSearch } from "./resume.js";
 import { thoughtSeed } from "./seeds.js";
@@ -19,6 +20,7 @@ import type {
   TokenSpeculation,
   TokenUsage,
 } from "./thought-model.js";
+import { ThoughtsAhead } from "./thoughts-ahead.js";
 
 interface RunOptions {
   budget: Budget;
@@ -27,6 +29,8 @@ interface RunOptions {
   /** A search that is resumed. */
   past?: PastSearch;
   speculation?: TokenSpeculation;
+  /** Most children that are grown ahead of a thought's verdict. */
+  proposeAhead: number;
   /** Aborted by the caller's signal, by the time budget, by a consumer that leaves, and by {@link SearchRun.fail}. */
   controller: AbortController;
 }
@@ -43,6 +47,8 @@ export class SearchRun<State, Answer> implements EvaluationContext {
   depth = 0;
   stopReason: StopReason | undefined;
   failure: { error: unknown } | undefined;
+  readonly proposeAhead: number;
+  readonly ahead: ThoughtsAhead;
 
   #closed = false;
   #waiting: (() => void)[] = [];
@@ -52,6 +58,8 @@ export class SearchRun<State, Answer> implements EvaluationContext {
   /** By thought: its seed, and how many children it had. */
   readonly #seeds: number[];
   readonly #children: number[] = [];
+  /** By branch: how many children were forked from it in their turn. */
+  readonly #forked = new WeakMap<ThoughtBranch, number>();
   readonly #account = new BranchAccount();
   readonly #emit: (event: SearchEvent<State, Answer>) => void;
 
@@ -70,6 +78,8 @@ export class SearchRun<State, Answer> implements EvaluationContext {
     this.#speculation = options.speculation;
     this.#seeds = [options.seed];
     this.#emit = emit;
+    this.proposeAhead = options.proposeAhead;
+    this.ahead = new ThoughtsAhead((branch) => this.#account.release(branch), emit);
   }
 
   emit(event: SearchEvent<State, Answer>): void {
@@ -100,19 +110,45 @@ export class SearchRun<State, Answer> implements EvaluationContext {
   }
 
   fork(branch: ThoughtBranch, n: number): ThoughtBranch[] {
-    const children = branch.fork(n);
+    if (n === 0) return [];
+    const first = this.numForked(branch);
+    this.#forked.set(branch, first + n);
+    return this.#forkAt(branch, n, first);
+  }
+
+  numForked(branch: ThoughtBranch): number {
+    return this.#forked.get(branch) ?? 0;
+  }
+
+  /** Children ahead of their turn: {@link fork} and {@link takeAhead} go on counting before them. */
+  forkAhead(branch: ThoughtBranch, n: number): ThoughtBranch[] {
+    return this.#forkAt(branch, n, this.numForked(branch));
+  }
+
+  /** Of the next `n` children of `branch`, those that grow already as `shape` says. */
+  takeAhead(branch: ThoughtBranch, n: number, shape: string): Growth[] {
+    const first = this.numForked(branch);
+    const taken = this.ahead.take(branch, first, n, shape);
+    this.#forked.set(branch, first + taken.length);
+    return taken;
+  }
+
+  #forkAt(branch: ThoughtBranch, n: number, first: number): ThoughtBranch[] {
+    const children = branch.fork(n, first);
     for (const child of children) this.#account.add(child, branch);
     return children;
   }
 
-  /** Drops a branch and books what it cost. Twice is fine. */
+  /** Drops a branch, with what grows ahead from it, and books what it cost. Twice is fine. */
   release(branch: ThoughtBranch): void {
     this.#account.release(branch);
+    this.ahead.drop(branch);
   }
 
   /** Drops every open branch, and any that a call still under way opens later. */
   close(): void {
     this.#closed = true;
+    this.ahead.dropAll();
     this.#account.releaseAll();
   }
 
@@ -133,20 +169,36 @@ export class SearchRun<State, Answer> implements EvaluationContext {
    */
   grant(wanted: number, maxTokens: number, canDoWithout = false): Grant | undefined {
     if (this.stopped) return undefined;
-    const bytes = this.model.kvBytesPerToken ?? 0;
+    let granted = grant(this.#budget, this.#use(), wanted, maxTokens);
+    // What grows ahead gives way.
+    if (!("count" in granted && granted.count === wanted) && this.ahead.dropAll()) {
+      granted = grant(this.#budget, this.#use(), wanted, maxTokens);
+    }
     const reserved = this.#account.reservedTokens;
-    const use = {
-      tokens: this.usage().generatedTokens + reserved,
-      thoughts: this.thoughts,
-      nodes: this.#account.openBranches,
-      kvBytesPerToken: this.#budget.kvBytes === undefined ? 0 : bytes,
-      kvBytes: this.#budget.kvBytes === undefined ? 0 : bytes * (this.#account.heldTokens + reserved),
-    };
-    const granted = grant(this.#budget, use, wanted, maxTokens);
     if ("count" in granted) return reserved > 0 && granted.maxTokens < maxTokens ? undefined : granted;
     const isOver = granted.budget === "tokens" || granted.budget === "thoughts";
     if (reserved === 0 && (isOver || !canDoWithout)) this.#reach(granted.budget, granted.limit, granted.used);
     return undefined;
+  }
+
+  /** Leave to grow up to `wanted` thoughts ahead of their turn; 0 where a budget has no room for them now. */
+  grantAhead(wanted: number, maxTokens: number): number {
+    if (this.stopped) return 0;
+    const granted = grant(this.#budget, this.#use(), wanted, maxTokens);
+    return "count" in granted ? granted.count : 0;
+  }
+
+  #use(): BudgetUse {
+    const { kvBytes } = this.#budget;
+    const bytes = kvBytes === undefined ? 0 : (this.model.kvBytesPerToken ?? 0);
+    const reserved = this.#account.reservedTokens;
+    return {
+      tokens: this.usage().generatedTokens + reserved,
+      thoughts: this.thoughts,
+      nodes: this.#account.openBranches,
+      kvBytesPerToken: bytes,
+      kvBytes: bytes === 0 ? 0 : bytes * (this.#account.heldTokens + reserved),
+    };
   }
 
   /**
@@ -181,13 +233,17 @@ export class SearchRun<State, Answer> implements EvaluationContext {
     return this.#seeds[thought]!;
   }
 
+  /** Of the child of `parent` that comes after `next` more. */
+  seedOfNext(parent: ThoughtId, next = 0): number {
+    return thoughtSeed(this.seedOf(parent), (this.#children[parent] ?? 0) + next);
+  }
+
   /** Announces a thought; thoughts are numbered in the order of these calls. */
   startThought(place: Place): ThoughtId {
     const { parent, depth, merged, parts } = place;
     const thought = ++this.thoughts;
-    const child = this.#children[parent] ?? 0;
-    this.#children[parent] = child + 1;
-    this.#seeds[thought] = thoughtSeed(this.seedOf(parent), child);
+    this.#seeds[thought] = this.seedOfNext(parent);
+    this.#children[parent] = (this.#children[parent] ?? 0) + 1;
     this.depth = Math.max(this.depth, depth);
     this.emit({
       type: "thought:started",

@@ -4,6 +4,7 @@ import { type Evaluator, programScore } from "./evaluator.js";
 import { EventLog } from "./event-log.js";
 import type { SearchEvent, SearchStatistics, StopReason } from "./events.js";
 import { LazyModel } from "./lazy-branch.js";
+import { checkCount } from "./options.js";
 import { isSolved, type Problem } from "./problem.js";
 import { PastSearch, type StartedEvent } from "./resume.js";
 import { SearchRun } from "./run.js";
@@ -20,6 +21,12 @@ export interface SearchOptions {
   signal?: AbortSignal;
   /** How thoughts are scored: by the problem's program (default), or by a model. Of every strategy. */
   evaluate?: Evaluator;
+  /**
+   * While a thought waits for a model's verdict, so many of its children are grown already: kept with their parent, dropped
+   * with it. The tree is the same as without; the tokens of the dropped are `wastedTokens`. 0, for none, by default. Of the
+   * strategies that continue thoughts; what a program scores waits for nothing, so nothing is grown ahead.
+   */
+  proposeAhead?: number;
   /** Of all decodes, in place of the strategy's: {@link StrategyOptions.speculation}. */
   speculation?: TokenSpeculation;
   /**
@@ -56,7 +63,8 @@ export interface Search<State, Answer>
 /**
  * Errors of the model and of the problem's prompts and parsers reject the result, as does a log to resume of another search
  * (RangeError); errors of its scorer do not, see {@link Problem.failureScore}.
- * @throws RangeError on a budget that is not positive, or of KV bytes with a model that does not tell its own.
+ * @throws RangeError on a budget that is not positive, or of KV bytes with a model that does not tell its own; on a
+ *   `proposeAhead` that is no count, or under a budget of tokens, since it may waste them.
  */
 export function search<State, Answer>(
   problem: Problem<State, Answer>,
@@ -68,6 +76,7 @@ export function search<State, Answer>(
   if (options.budget?.kvBytes !== undefined && model.kvBytesPerToken === undefined) {
     throw new RangeError(`budget.kvBytes needs a model that tells its KV bytes; ${model.name} does not`);
   }
+  checkAhead(options);
   const controller = new AbortController();
   const log = new EventLog<SearchEvent<State, Answer>>();
   let running: Promise<SearchResult<State, Answer>> | undefined;
@@ -96,6 +105,14 @@ export function search<State, Answer>(
   };
 }
 
+function checkAhead({ proposeAhead = 0, budget }: SearchOptions): void {
+  if (proposeAhead === 0) return;
+  checkCount("proposeAhead", proposeAhead);
+  if (budget?.tokens !== undefined) {
+    throw new RangeError("proposeAhead may waste tokens, so it does not go with budget.tokens");
+  }
+}
+
 async function drive<State, Answer>(
   problem: Problem<State, Answer>,
   strategy: Strategy,
@@ -105,7 +122,7 @@ async function drive<State, Answer>(
   log: EventLog<SearchEvent<State, Answer>>,
 ): Promise<SearchResult<State, Answer>> {
   const { budget = {}, seed = 0, signal, evaluate: evaluator = programScore() } = options;
-  const { speculation = strategy.speculation } = options;
+  const { speculation = strategy.speculation, proposeAhead = 0 } = options;
   const tree = emptyTree<State>();
   const emit = (event: SearchEvent<State, Answer>) => {
     growTree(tree, event);
@@ -118,7 +135,7 @@ async function drive<State, Answer>(
     const started = startOf(problem, strategy, model, seed, evaluator);
     const past = options.resume && new PastSearch(options.resume, started);
     const used = past === undefined ? model : new LazyModel(model);
-    run = new SearchRun(problem, used, { budget, seed, evaluator, past, speculation, controller }, emit);
+    run = new SearchRun(problem, used, { budget, seed, evaluator, past, speculation, proposeAhead, controller }, emit);
     emit({ ...started, state: problem.initial });
   } catch (error) {
     log.close(error);
@@ -128,6 +145,7 @@ async function drive<State, Answer>(
   try {
     await runStrategy(strategy, run);
     run.close();
+    await run.ahead.ended();
     const { best, stopReason = "finished" } = run;
     const solved = best !== undefined && isSolved(problem, best.state);
     const answer = best && problem.answer(best.state);
@@ -211,6 +229,7 @@ function report<State, Answer>(
     thoughts: run.thoughts,
     depth: run.depth,
     generatedTokens: usage.generatedTokens,
+    wastedTokens: run.ahead.wastedTokens,
     promptTokens: usage.promptTokens,
     reusedTokens: Math.max(0, usage.promptTokens - usage.prefilledTokens),
     kvBytesRead: kv.kvBytesRead - kvBefore.kvBytesRead,

@@ -67,8 +67,11 @@ export interface ThoughtBranch {
   readonly usage: Readonly<TokenUsage>;
   /** Tokens on the path, where the model tells them. */
   readonly length?: number;
-  /** n branches at the same place, numbered on from earlier forks in the order of their random paths. */
-  fork(n: number): ThoughtBranch[];
+  /**
+   * n branches at the same place, numbered from `first`; by default on from earlier forks. A branch of the same number draws
+   * the same random numbers.
+   */
+  fork(n: number, first?: number): ThoughtBranch[];
   /** Appends known text, or the ids of its tokens from {@link DecodedThought.tokenIds}, to the model's answer so far. */
   extend(content: string | readonly number[], signal?: AbortSignal): Promise<void>;
   /** An abort by `signal` does not reject: the result holds what was decoded. */

@@ -24,6 +24,8 @@ export interface ScriptedModelOptions {
   logprob?: (prompt: string, text: string) => number;
   /** Thrown by decode instead of a token once this many tokens are generated. */
   failAfter?: number;
+  /** Thrown by decode at once where the answer so far is one of these. */
+  failAt?: (answer: string) => boolean;
 }
 
 export class ScriptedModel implements ThoughtModel {
@@ -111,6 +113,7 @@ class ScriptedBranch implements ThoughtBranch {
     this.#check();
     this.model.decodes.push(options);
     this.usage.promptTokens += this.prompt.length + this.answer.length;
+    if (this.model.options.failAt?.(this.answer)) throw new Error("the scripted model failed");
     let text = "";
     for (let tokens = 0; tokens < options.maxTokens; tokens++) {
       await this.model.options.jitter?.();

@@ -18,7 +18,7 @@ import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
 import type { Problem } from "../problem.js";
-import { placeAfter, rootPlace, sprout } from "../propose.js";
+import { type NextThoughts, placeAfter, rootPlace, sprout } from "../propose.js";
 import type { SearchRun } from "../run.js";
 import { keepBest, stateKeyOf } from "../select.js";
 import { nextPart, type ProposeKind, wholeAnswer } from "../shapes.js";
@@ -83,7 +83,8 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
   let kept: LiveThought<State>[] = [];
   for (let depth = 1; depth <= settings.depth; depth++) {
     const places = depth === 1 ? [await rootPlace(run)] : await placesAfter(run, kept, depth, settings);
-    const level = await growLevel(run, places, kept, { ...settings, width: widthAt(run, depth, settings) });
+    const width = widthAt(run, depth, settings);
+    const level = await growLevel(run, places, kept, { ...settings, width }, nextThoughts(run, depth, settings));
     if (run.signal.aborted) return;
     const candidates =
       settings.grow === "continue" ? level.filter((thought) => !thought.answered) : [...kept, ...level];
@@ -110,6 +111,16 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
   }
 }
 
+/** What grows from a thought of level `depth` that is kept. */
+function nextThoughts<State, Answer>(
+  run: SearchRun<State, Answer>,
+  depth: number,
+  settings: Settings,
+): NextThoughts<State> | undefined {
+  if (settings.grow === "reprompt" || settings.propose === "list" || depth === settings.depth) return undefined;
+  return { shape: nextPart(run, settings, run.problem.thought.maxTokens), count: settings.width };
+}
+
 function widthAt<State, Answer>(run: SearchRun<State, Answer>, depth: number, settings: Settings): number {
   if (!settings.adaptWidth || run.tokensLeft === Number.POSITIVE_INFINITY) return settings.width;
   const perThought = partTokens(run.problem, settings);
@@ -127,6 +138,7 @@ async function growLevel<State, Answer>(
   places: readonly Place[],
   kept: readonly LiveThought<State>[],
   settings: Settings,
+  next: NextThoughts<State> | undefined,
 ): Promise<LiveThought<State>[]> {
   const { width, attempts, grow, sampling } = settings;
   const comparesLevel = run.evaluator.scope === "level";
@@ -136,7 +148,7 @@ async function growLevel<State, Answer>(
   let started = 0;
 
   const settle = async (thoughts: LiveThought<State>[]) => {
-    const scored = comparesLevel ? thoughts : await evaluate(run, thoughts);
+    const scored = comparesLevel ? thoughts : await evaluate(run, thoughts, next);
     living.push(...scored.filter((thought) => comparesLevel || grow === "reprompt" || staysAlive(run, thought)));
   };
   const start = (): boolean => {
@@ -170,7 +182,7 @@ async function growLevel<State, Answer>(
     await (settings.propose === "sample" ? Promise.race(growing) : Promise.all(growing));
   }
   living.sort((a, b) => a.id - b.id);
-  return comparesLevel ? compareLevel(run, kept, living, settings) : living;
+  return comparesLevel ? compareLevel(run, kept, living, settings, next) : living;
 }
 
 /** Scores a level's thoughts, and with `reprompt` those kept before, against each other. */
@@ -179,9 +191,10 @@ async function compareLevel<State, Answer>(
   kept: readonly LiveThought<State>[],
   level: readonly LiveThought<State>[],
   { grow }: Settings,
+  next: NextThoughts<State> | undefined,
 ): Promise<LiveThought<State>[]> {
   const rivals = grow === "reprompt" ? [...kept, ...level] : level;
-  const scored = await evaluate(run, rivals);
+  const scored = await evaluate(run, rivals, next);
   return scored.filter((thought) => level.includes(thought) && (grow === "reprompt" || staysAlive(run, thought)));
 }
 

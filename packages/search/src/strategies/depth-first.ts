@@ -57,7 +57,9 @@ async function explore<State, Answer>(run: SearchRun<State, Answer>, place: Plac
   const granted = run.grant(settings.width, problem.thought.maxTokens);
   if (granted === undefined) return;
   const shape = nextPart(run, settings, granted.maxTokens);
-  const grown = await evaluate(run, await propose(run, new Array<Place>(granted.count).fill(place), shape));
+  const goesOn = place.depth < settings.depth && settings.propose === "sample";
+  const next = goesOn ? { shape, count: settings.width } : undefined;
+  const grown = await evaluate(run, await propose(run, new Array<Place>(granted.count).fill(place), shape), next);
   if (run.signal.aborted) return;
   const living = grown.filter((thought) => staysAlive(run, thought));
   const { kept, dropped } = keepBest(living, settings.keep, stateKeyOf(problem));

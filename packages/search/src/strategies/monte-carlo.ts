@@ -106,13 +106,14 @@ function descend<State>(root: Node<State>, range: { min: number; max: number }, 
 async function expand<State, Answer>(
   run: SearchRun<State, Answer>,
   { place }: Node<State>,
-  { width, sampling, propose: kind }: Settings,
+  { width, sampling, rollout, propose: kind }: Settings,
 ): Promise<Node<State>[]> {
   const granted = run.grant(width, run.problem.thought.maxTokens);
   if (granted === undefined) return [];
   const places = new Array<Place>(granted.count).fill(place);
   const shape = nextPart(run, { sampling, cutHopeless: true, propose: kind }, granted.maxTokens);
-  const grown = await evaluate(run, await propose(run, places, shape));
+  const next = { shape: restOfAnswer(run, rollout, run.problem.answerMaxTokens), count: 1 };
+  const grown = await evaluate(run, await propose(run, places, shape), next);
   const living = grown.filter((thought) => staysAlive(run, thought));
   const { kept, dropped } = keepBest(living, living.length, stateKeyOf(run.problem));
   for (const { thought, reason } of dropped) prune(run, thought, reason);
