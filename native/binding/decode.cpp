@@ -1,5 +1,6 @@
 #include "binding/decode.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -67,7 +68,8 @@ SamplingParams decode_sampling(const Field& sampling) {
 }
 
 DraftSourceId decode_draft_source(const Field& source) {
-  return one_of(source, {"suffix", "recycling"}) == "suffix" ? DraftSourceId::kSuffix : DraftSourceId::kRecycling;
+  const std::string name = one_of(source, {"suffix", "recycling", "model", "medusa", "custom"});
+  return static_cast<DraftSourceId>(std::ranges::find(kDraftSourceNames, name) - kDraftSourceNames.begin());
 }
 
 SpeculationParams decode_speculation(const Field& speculation) {

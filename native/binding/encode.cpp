@@ -41,6 +41,34 @@ Napi::Object encode_finished(Napi::Env env, const FinishedRequest& finished) {
   return object;
 }
 
+// By source's name; only ranks that drafted anything.
+Napi::Object encode_draft_sources(Napi::Env env, const SpeculationStats& stats) {
+  Napi::Object sources = Napi::Object::New(env);
+  for (size_t i = 0; i < kNumDraftSources; ++i) {
+    const DraftSourceStats& of_source = stats.sources[i];
+    DraftSourceStats::Rank sum;
+    Napi::Array ranks = Napi::Array::New(env);
+    for (uint32_t rank = 0; rank < kNumDraftRanks; ++rank) {
+      const DraftSourceStats::Rank& of_rank = of_source.ranks[rank];
+      if (of_rank.drafted_tokens == 0) continue;
+      sum.drafted_tokens += of_rank.drafted_tokens;
+      sum.accepted_tokens += of_rank.accepted_tokens;
+      Napi::Object entry = Napi::Object::New(env);
+      entry.Set("rank", rank);
+      entry.Set("draftedTokens", static_cast<double>(of_rank.drafted_tokens));
+      entry.Set("acceptedTokens", static_cast<double>(of_rank.accepted_tokens));
+      ranks.Set(ranks.Length(), entry);
+    }
+    Napi::Object source = Napi::Object::New(env);
+    source.Set("draftedTokens", static_cast<double>(sum.drafted_tokens));
+    source.Set("acceptedTokens", static_cast<double>(sum.accepted_tokens));
+    source.Set("ns", static_cast<double>(of_source.ns));
+    source.Set("ranks", ranks);
+    sources.Set(draft_source_name(static_cast<DraftSourceId>(i)), source);
+  }
+  return sources;
+}
+
 Napi::Array encode_top(Napi::Env env, const std::vector<TokenLogprob>& top) {
   Napi::Array array = Napi::Array::New(env, top.size());
   for (size_t i = 0; i < top.size(); ++i) {
@@ -101,17 +129,14 @@ Napi::Object encode_stats(Napi::Env env, const EngineStats& stats) {
   set("samplingNs", stats.sampling_ns);
   set("otherForwardNs", stats.other_forward_ns);
   const SpeculationStats& speculation = stats.speculation;
-  const auto of_source = [](const auto& counts, DraftSourceId id) { return counts[static_cast<size_t>(id)]; };
   set("verifySteps", speculation.verify_steps);
   set("draftTrees", speculation.draft_trees);
   set("draftedTokens", speculation.drafted_tokens);
   set("acceptedDraftTokens", speculation.accepted_draft_tokens);
   set("droppedDrafts", speculation.dropped_drafts);
   set("refusedDrafts", speculation.refused_drafts);
-  set("suffixDraftedTokens", of_source(speculation.source_drafted_tokens, DraftSourceId::kSuffix));
-  set("suffixAcceptedTokens", of_source(speculation.source_accepted_tokens, DraftSourceId::kSuffix));
-  set("recyclingDraftedTokens", of_source(speculation.source_drafted_tokens, DraftSourceId::kRecycling));
-  set("recyclingAcceptedTokens", of_source(speculation.source_accepted_tokens, DraftSourceId::kRecycling));
+  set("lateDrafts", speculation.late_drafts);
+  object.Set("draftSources", encode_draft_sources(env, speculation));
   set("draftingNs", stats.drafting_ns);
   set("overheadNs", stats.overhead_ns);
   set("stepNs", stats.step_ns);

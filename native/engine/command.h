@@ -141,6 +141,15 @@ struct StepMessage {
   bool empty() const { return tokens.empty() && finished.empty() && checks.empty() && !fatal; }
 };
 
+// Of one source. A token that several sources proposed counts for each.
+struct DraftSourceStats {
+  struct Rank {
+    int64_t drafted_tokens = 0, accepted_tokens = 0;
+  };
+  std::array<Rank, kNumDraftRanks> ranks;
+  int64_t ns = 0;  // finding drafts, and what the source is told for it
+};
+
 // Sums since load. A draft tree is one branch's in one step; its root, the branch's last token, does not count as drafted.
 // Acceptance length = 1 + accepted_draft_tokens / draft_trees.
 struct SpeculationStats {
@@ -148,8 +157,8 @@ struct SpeculationStats {
   int64_t draft_trees = 0, drafted_tokens = 0, accepted_draft_tokens = 0;
   int64_t dropped_drafts = 0;  // for want of pages: decoded plainly
   int64_t refused_drafts = 0;  // a source threw, or gave no tree
-  // By DraftSourceId; a token that several sources proposed counts for each.
-  std::array<int64_t, kNumDraftSources> source_drafted_tokens{}, source_accepted_tokens{};
+  int64_t late_drafts = 0;     // a caller's draft came when the text had gone another way
+  std::array<DraftSourceStats, kNumDraftSources> sources;  // by DraftSourceId
 };
 
 // Sums since load.

@@ -174,7 +174,11 @@ class CpuBackend final : public Backend {
     });
   }
 
-  BackendTimes times() const override { return ops_.times(); }
+  BackendTimes times() const override {
+    BackendTimes times = ops_.times();
+    for (const SamplerScratch& scratch : sampler_scratch_) times.successors_ns += scratch.successors_ns;
+    return times;
+  }
 
  private:
   // Calls body(i, logits of row rows[i], thread) for each i, on the pool; rows come in any order and may repeat.

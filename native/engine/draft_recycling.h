@@ -16,6 +16,7 @@ class RecyclingSource final : public DraftSource {
   explicit RecyclingSource(int32_t vocab_size) : vocab_size_(vocab_size) {}
 
   DraftSourceId id() const override { return DraftSourceId::kRecycling; }
+  bool wants_successors() const override { return true; }
   void observe(int32_t token, std::span<const TokenLogprob> successors) override;
   void propose(const DraftContext& context, std::vector<DraftNode>& nodes) override;
 

@@ -2,6 +2,8 @@
 // (speculation.h), so a bad source costs time and never changes a token.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -17,10 +19,16 @@ using BranchKey = uint32_t;
 enum class DraftSourceId : uint8_t {
   kSuffix,     // what followed the same text earlier, in any branch
   kRecycling,  // the likeliest successors of a token when it was last decoded
-  kAdded,      // sources that the owner of the engine adds
+  kModel,      // a smaller model with the same vocabulary
+  kMedusa,     // heads on the target's last hidden state
+  kCaller,     // whatever the program that owns the branch thinks comes next
 };
-inline constexpr int kNumDraftSources = 3;
+inline constexpr int kNumDraftSources = 5;
 inline constexpr uint32_t kAllDraftSources = (1u << kNumDraftSources) - 1;
+
+inline constexpr std::array<const char*, kNumDraftSources> kDraftSourceNames = {"suffix", "recycling", "model", "medusa",
+                                                                                "custom"};
+inline const char* draft_source_name(DraftSourceId id) { return kDraftSourceNames[static_cast<size_t>(id)]; }
 
 // A source sorts its guesses into ranks, each with acceptance statistics of its own: match length, place among the
 // successors, whatever tells good guesses from bad.
@@ -62,11 +70,17 @@ class DraftSource {
   // The branch is gone, or was shortened: known_len() is 0 from here on. What was learnt of its text may stay.
   virtual void forget(BranchKey) {}
 
+  // True: in steps whose drafts it is asked for, each drawn row tells it the likeliest tokens after its own.
+  virtual bool wants_successors() const { return false; }
   // `successors`: the likeliest tokens after `token`, in this place, largest first.
   virtual void observe(int32_t /*token*/, std::span<const TokenLogprob> /*successors*/) {}
 
   // Adds to `nodes` (empty on entry) a tree of at most max_nodes nodes.
   virtual void propose(const DraftContext& context, std::vector<DraftNode>& nodes) = 0;
+  // The same for all branches of a step at once: nodes[i] is for contexts[i].
+  virtual void propose_all(std::span<const DraftContext> contexts, std::span<std::vector<DraftNode>> nodes) {
+    for (size_t i = 0; i < contexts.size(); ++i) propose(contexts[i], nodes[i]);
+  }
 };
 
 }  // namespace deftree

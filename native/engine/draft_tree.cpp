@@ -64,6 +64,19 @@ void rank_candidates(const DraftStatistics& statistics, float trust, std::vector
   candidates = std::move(ranked);
 }
 
+void keep_candidates(std::span<const char> keeps, std::vector<DraftCandidate>& candidates) {
+  std::vector<int32_t> place(candidates.size(), -1);
+  size_t num_kept = 0;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const int32_t parent = candidates[i].parent;
+    if (keeps[i] == 0 || (parent >= 0 && place[parent] < 0)) continue;
+    place[i] = static_cast<int32_t>(num_kept);
+    candidates[num_kept] = candidates[i];
+    candidates[num_kept++].parent = parent < 0 ? -1 : place[parent];
+  }
+  candidates.resize(num_kept);
+}
+
 double choose_draft_trees(std::span<const std::vector<float>> candidates, const StepCost& cost, const DraftBudget& budget,
                           std::span<int32_t> counts) {
   std::ranges::fill(counts, 0);

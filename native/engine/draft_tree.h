@@ -36,6 +36,9 @@ void merge_draft(DraftSourceId source, std::span<const DraftNode> nodes, std::ve
 // probability, parents before children: each prefix of the list is a tree, and the best one of its size.
 void rank_candidates(const DraftStatistics& statistics, float trust, std::vector<DraftCandidate>& candidates);
 
+// Keeps the candidates with keeps[i] whose parents are kept, too. Parents stand before children.
+void keep_candidates(std::span<const char> keeps, std::vector<DraftCandidate>& candidates);
+
 // What a step does without drafts, and how far drafts may go.
 struct DraftBudget {
   int32_t num_rows;       // query rows without drafts

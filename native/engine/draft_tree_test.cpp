@@ -7,6 +7,7 @@
 
 #include "common/error.h"
 #include "common/test.h"
+#include "engine/draft_gain.h"
 
 namespace deftree {
 namespace {
@@ -52,6 +53,77 @@ TEST(step_cost_follows_the_steps) {
   cost.observe(1, 0);
   cost.observe(1, NAN);
   for (int rows = 1; rows < 20; ++rows) CHECK(std::isfinite(cost.ns(rows)) && cost.ns(rows + 1) >= cost.ns(rows));
+}
+
+TEST(step_cost_of_points_that_are_not_seen_goes_back_to_what_was_measured) {
+  StepCost cost({{1, 100}, {8, 120}});
+  for (int i = 0; i < 50; ++i) cost.observe(1, 200), cost.observe(8, 240);
+  // The machine is quiet again, but only for steps without drafts, which are seen first.
+  for (int i = 0; i < 60; ++i) cost.observe(1, 100);
+  CHECK(cost.ns(8) > 2 * cost.ns(1));
+  for (int i = 0; i < 300; ++i) cost.observe(1, 100);
+  CHECK_NEAR(cost.ns(8) / cost.ns(1), 1.2, 0.02);
+}
+
+// ---- What pays
+
+TEST(gain_bias_is_realised_over_predicted_gain) {
+  GainBias bias;
+  CHECK_EQ(bias.value(), 1.0);
+  for (int i = 0; i < 100; ++i) bias.observe({3, 3, 100, 100});
+  CHECK_NEAR(bias.value(), 1, 1e-9);
+  // Tokens come as promised but a step takes a quarter longer; then they come in bursts, half as many on average.
+  for (int i = 0; i < 100; ++i) bias.observe({3, 3, 100, 125});
+  CHECK_NEAR(bias.value(), 0.8, 0.01);
+  for (int i = 0; i < 200; ++i) bias.observe({4, i % 2 == 0 ? 1.0 : 3.0, 100, 100});
+  CHECK_NEAR(bias.value(), 0.5, 0.02);
+  for (int i = 0; i < 200; ++i) bias.observe({4, 0, 100, 1e9});
+  CHECK_EQ(bias.value(), 0.25);
+}
+
+TEST(gain_bias_probes_less_and_less_often_until_predictions_come_true) {
+  GainBias bias;
+  const auto steps_to_probe = [&] {
+    int steps = 1;
+    while (!bias.probe()) ++steps;
+    return steps;
+  };
+  for (const int steps : {16, 32, 64, 128, 256, 512, 1024, 1024}) {
+    CHECK_EQ(steps_to_probe(), steps);
+    bias.observe({4, 1, 100, 200});
+  }
+  for (int i = 0; i < 200; ++i) bias.observe({3, 3, 100, 100});
+  CHECK_EQ(steps_to_probe(), 16);
+}
+
+TEST(a_source_that_does_not_earn_its_time_takes_little_of_it) {
+  constexpr double kStep = 1000;
+  const auto share_asked = [&](double cost, double saved, int num_steps) {
+    SourceLedger ledger;
+    double spent = 0;
+    for (int i = 0; i < num_steps; ++i) {
+      if (!ledger.is_due()) continue;
+      spent += cost;
+      ledger.observe(cost, saved, kStep);
+    }
+    return spent / (num_steps * kStep);
+  };
+  CHECK_EQ(share_asked(300, 900, 2000), 0.3);           // a good draft model: always
+  CHECK_EQ(share_asked(3, 0, 2000), 0.003);             // cheap: always
+  CHECK(share_asked(300, 0, 20000) < 0.006);            // dear and useless
+  CHECK(share_asked(300, 200, 20000) < 0.006);          // saves less than it costs
+  // It is noticed when the text becomes guessable.
+  SourceLedger ledger;
+  for (int i = 0; i < 2000; ++i) {
+    if (ledger.is_due()) ledger.observe(50, 0, kStep);
+  }
+  int asked = 0;
+  for (int i = 0; i < 200; ++i) {
+    if (!ledger.is_due()) continue;
+    ledger.observe(50, 2000, kStep);
+    ++asked;
+  }
+  CHECK(asked > 150);
 }
 
 // ---- Statistics

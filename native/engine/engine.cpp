@@ -29,7 +29,8 @@ Engine::~Engine() = default;
 
 StepOutcome Engine::step(std::span<Command> commands, StepMessage& message) {
   message_ = &message;
-  stage_start_ns_ = now_ns();
+  stage_start_ns_ = step_start_ns_ = now_ns();
+  tokens_before_step_ = stats_.decoded_tokens;
   ++step_;
   works_.clear();
   paused_.clear();
@@ -142,7 +143,6 @@ bool Engine::append_to_plan() {
 
 void Engine::forward() {
   enter(kForward);
-  forward_start_ns_ = stage_start_ns_;
   backend_->forward(batch_, plan_, cancel_);
   ++stats_.steps;
 }
@@ -242,7 +242,7 @@ EngineStats Engine::stats() const {
   stats.commit_ns = stage_ns_[kCommit];
   stats.sample_ns = stage_ns_[kSample];
   stats.publish_ns = stage_ns_[kPublish];
-  stats.drafting_ns = stage_ns_[kDraft];
+  stats.drafting_ns = stats_.drafting_ns + stage_ns_[kDraft];
   stats.speculation = speculator_.stats();
   for (int64_t ns : stage_ns_) stats.step_ns += ns;
   stats.overhead_ns = stats.step_ns - stats.forward_ns - stats.sample_ns;

@@ -134,7 +134,7 @@ class Engine {
   void deliver(const Drawing& drawing);
   // engine_constrain.cpp: where a text stands. start_constraint and advance_constraint are false when they ended the
   // request.
-  bool start_constraint(EngineBranch& branch, Request& request, const DecodeCommand& command);
+  bool start_constraint(EngineBranch& branch, const DecodeCommand& command);
   // The mask of a row whose text stands at `state`, with the token to be drawn as the first of `num_left`; it is held until
   // the next step. Throws kBadArgument.
   std::span<const uint64_t> allowed_tokens(const EngineBranch& branch, const constraint::ConstraintState& state,
@@ -149,15 +149,20 @@ class Engine {
 
   // engine_speculate.cpp: draft trees from the proposal to the accepted path.
   void draft(size_t first, int32_t num_decoding);
-  void propose_draft(EngineBranch& branch);
+  void want_draft(EngineBranch& branch);
+  void keep_to_constraint(const EngineBranch& branch, std::vector<DraftCandidate>& candidates) const;
   void drop_drafts_without_pages(size_t first, int32_t num_decoding);
   bool append_draft(EngineBranch& branch);
   void request_draft_draws();
+  std::optional<constraint::ConstraintState> draft_state(
+      const EngineBranch& branch, const Speculator::Rows& rows, int32_t row,
+      std::span<const std::optional<constraint::ConstraintState>> states) const;
+  int32_t num_successors(const EngineBranch& branch) const;
   void deliver_draft(const Drawing& drawing);
   void learn_from(const Drawing& drawing, std::span<const int32_t> path);
   void measure_step_cost();
   double time_rows(BranchId scratch, int32_t num_rows);
-  void observe_step_cost();
+  void end_draft_step();
 
   // engine_requests.cpp: what a command does, and the life of branches and requests.
   void apply(Command& command);
@@ -222,6 +227,7 @@ class Engine {
   std::vector<int32_t> drawn_;
   Verified verified_;
   std::vector<SlotCopy> copies_;
+  std::vector<std::pair<size_t, Error>> mask_errors_;  // of draft rows: failures of those rows alone
   bool is_cost_measured_ = false;
   std::vector<int32_t> score_rows_, score_tokens_;
   std::vector<float> score_results_;
@@ -229,7 +235,8 @@ class Engine {
 
   EngineStats stats_;
   Stage stage_ = kTake;
-  int64_t stage_start_ns_ = 0, forward_start_ns_ = 0;
+  int64_t stage_start_ns_ = 0, step_start_ns_ = 0;
+  int64_t tokens_before_step_ = 0, successors_ns_ = 0;  // as of the step's start
   std::array<int64_t, kNumStages> stage_ns_{};
 };
 

@@ -40,7 +40,6 @@ struct Request {
   StopMatcher stop_matcher;
   std::vector<int32_t> seen;  // tokens of the branch, kept only for the repetition penalty
   SpeculationParams speculation;
-  std::optional<SamplingParams> reporting;  // the command's sampling with enough logprobs for the draft sources
 
   // score: the tail and all tokens but the last run on a hidden fork; token i's log-probability comes from the row
   // before it, token 0's without a tail from a tip query of the branch itself.

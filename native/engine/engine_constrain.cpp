@@ -10,7 +10,7 @@ namespace deftree {
 using constraint::Constraint;
 using constraint::ConstraintState;
 
-bool Engine::start_constraint(EngineBranch& branch, Request& request, const DecodeCommand& command) {
+bool Engine::start_constraint(EngineBranch& branch, const DecodeCommand& command) {
   if (!command.constraint) {
     branch.constraint.reset();
     return true;
@@ -23,7 +23,6 @@ bool Engine::start_constraint(EngineBranch& branch, Request& request, const Deco
                              "extended or truncated since"));
     return false;
   }
-  request.speculation.mode = SpeculationMode::kOff;
   if (branch.constraint->constraint->is_complete(branch.constraint->state)) {
     branch.constraint.reset();
     finish(branch, FinishReason::kStop);

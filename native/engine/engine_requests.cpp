@@ -161,12 +161,8 @@ void Engine::start_decode(EngineBranch& branch, Request& request, const DecodeCo
   request.speculation = command.speculation.value_or(options_.speculation);
   if (request.speculation.mode != SpeculationMode::kOff) {
     branch.draft.wait = branch.draft.failures = 0;  // another text may begin here
-    if (request.speculation.sources >> static_cast<int>(DraftSourceId::kRecycling) & 1) {
-      request.reporting = command.sampling;
-      request.reporting->num_logprobs = std::max(command.sampling.num_logprobs, kNumDraftSuccessors);
-    }
   }
-  if (!start_constraint(branch, request, command)) return;
+  if (!start_constraint(branch, command)) return;
   if (command.max_tokens == 0) {
     finish(branch, FinishReason::kLength);
   } else if (branch.len() >= options_.context_len) {

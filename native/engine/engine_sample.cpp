@@ -60,7 +60,7 @@ void Engine::score() {
 void Engine::sample() {
   answer_logits();
   draw_tokens();
-  observe_step_cost();
+  end_draft_step();
 }
 
 void Engine::answer_logits() {
@@ -86,6 +86,7 @@ void Engine::draw_tokens() {
     if (batch_error.code() == ErrorCode::kDevice || batch_error.code() == ErrorCode::kInternal) throw;
     draw_each();
   }
+  for (const auto& [request, error] : mask_errors_) sample_errors_[request] = error;
   for (const Drawing& drawing : drawings_) deliver(drawing);
   if (!copies_.empty()) backend_->copy_slots(copies_);
   start_ready();
@@ -96,6 +97,7 @@ void Engine::request_draws() {
   sample_requests_.clear();
   draft_seen_.clear();
   copies_.clear();
+  mask_errors_.clear();
   held_masks_.clear();
   num_masks_with_stops_ = 0;
   for (EngineBranch* branch : active_) {
@@ -111,14 +113,14 @@ void Engine::request_draws() {
         continue;
       }
     }
-    const bool reports = request.reporting && speculator_.has_looked(branch->draft);
     drawings_.push_back({branch, static_cast<int32_t>(sample_requests_.size()), 1, -1});
     sample_requests_.push_back({.logit_row = branch->logit_row,
-                                .params = reports ? &*request.reporting : &command->sampling,
+                                .params = &command->sampling,
                                 .path_hash = branch->path_hash,
                                 .position = branch->len(),
                                 .seen = request.seen,
-                                .allowed = allowed});
+                                .allowed = allowed,
+                                .num_successors = num_successors(*branch)});
   }
   request_draft_draws();
 }
@@ -155,13 +157,12 @@ bool Engine::accept_token(EngineBranch& branch, const SampledToken& sampled) {
     speculator_.extend(branch.key, {&sampled.token, 1}, branch.len());
   }
 
-  const int32_t num_logprobs = command.sampling.num_logprobs;  // the draft sources may have had more
+  const int32_t num_logprobs = command.sampling.num_logprobs;
   message_->tokens.push_back(
       {request.id, sampled.token, num_logprobs < 0 ? std::numeric_limits<float>::quiet_NaN() : sampled.logprob});
   if (num_logprobs > 0) {
     message_->top.resize(message_->tokens.size());
-    const size_t num_top = std::min(sampled.top.size(), static_cast<size_t>(num_logprobs));
-    message_->top.back().assign(sampled.top.begin(), sampled.top.begin() + num_top);
+    message_->top.back() = sampled.top;
   }
 
   const size_t token = static_cast<size_t>(sampled.token);

@@ -40,29 +40,54 @@ void Engine::draft(size_t first, int32_t num_decoding) {
   // A branch that waits for pages, and a prompt that fills the step, go before any draft.
   if (stats_.num_paused_branches == 0 && num_rows < options_.max_step_tokens) {
     for (int32_t i = 0; i < num_decoding; ++i) {
-      if (running<DecodeCommand>(decoding(i))) propose_draft(decoding(i));
+      if (running<DecodeCommand>(decoding(i))) want_draft(decoding(i));
     }
+    speculator_.find([this](BranchKey key, std::vector<DraftCandidate>& candidates) {
+      keep_to_constraint(*find(key), candidates);
+    });
     if (speculator_.num_proposals() > 0) {
-      speculator_.choose(options_.max_step_tokens - num_rows, static_cast<double>(now_ns() - stage_start_ns_));
+      speculator_.choose(options_.max_step_tokens - num_rows);
       drop_drafts_without_pages(first, num_decoding);
     }
   }
   enter(kSchedule);
 }
 
-void Engine::propose_draft(EngineBranch& branch) {
+void Engine::want_draft(EngineBranch& branch) {
   const Request& request = branch.queue.front();
   const DecodeCommand& command = std::get<DecodeCommand>(request.command);
   // A token that siblings are about to write, too, is written once for all, without a draft.
   if (request.speculation.mode == SpeculationMode::kOff || branch.pending.size() != 1 || branch.may_share) return;
   if (request.speculation.mode == SpeculationMode::kAuto && !speculator_.cost().known()) return;
   const int32_t most = std::min(command.max_tokens - request.num_decoded, options_.context_len - branch.len());
-  if (most <= 1 || !speculator_.is_due(branch.draft)) return;
-  speculator_.propose(branch.draft, request.speculation, branch.key, branch.pending[0], branch.len(), most - 1, [&] {
+  if (most <= 1) return;
+  speculator_.want(branch.draft, request.speculation, branch.key, branch.pending[0], branch.len(), most - 1, [&] {
     std::vector<int32_t> path = cache_.tokens(branch.cache_id);
     path.push_back(branch.pending[0]);
     return path;
   });
+}
+
+// Of a constrained branch, only drafts whose text stays in the language are worth a row.
+void Engine::keep_to_constraint(const EngineBranch& branch, std::vector<DraftCandidate>& candidates) const {
+  if (!branch.constraint) return;
+  const constraint::Constraint& constraint = *branch.constraint->constraint;
+  const DecodeCommand& command = std::get<DecodeCommand>(branch.queue.front().command);
+  std::vector<std::optional<constraint::ConstraintState>> states(candidates.size());  // none: the text ends there
+  std::vector<char> keeps(candidates.size());
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const int32_t parent = candidates[i].parent;
+    const auto& above = parent < 0 ? std::optional(branch.constraint->state) : states[parent];
+    if (!above) continue;
+    if (std::ranges::find(command.stop_tokens, candidates[i].token) != command.stop_tokens.end()) {
+      keeps[i] = constraint.accepts_end(*above);
+      continue;
+    }
+    states[i] = constraint.advance(*above, candidates[i].token);
+    keeps[i] = states[i].has_value();
+    if (states[i] && constraint.is_complete(*states[i])) states[i].reset();
+  }
+  keep_candidates(keeps, candidates);
 }
 
 // Drafts get pages that are free now and that no row of the step can want; they evict nothing.
@@ -104,6 +129,7 @@ bool Engine::append_draft(EngineBranch& branch) {
 void Engine::request_draft_draws() {
   const size_t num_plain = sample_requests_.size();
   std::vector<std::pair<size_t, size_t>> seen;  // of each draft row: begin and end in draft_seen_
+  std::vector<std::optional<constraint::ConstraintState>> states;  // of a tree's rows; none: the text has ended there
   for (size_t i = 0; i < works_.size(); ++i) {
     if (!works_[i].is_draft()) continue;
     EngineBranch& branch = *works_[i].branch;
@@ -113,6 +139,7 @@ void Engine::request_draft_draws() {
     const bool is_penalised = command.sampling.repetition_penalty != 1.0f;
     drawings_.push_back({&branch, static_cast<int32_t>(sample_requests_.size()), works_[i].num_fresh, works_[i].proposal});
     const size_t first_row = seen.size();
+    states.assign(works_[i].num_fresh, std::nullopt);
     for (int32_t row = 0; row < works_[i].num_fresh; ++row) {
       const int32_t query = snapshot_.first_query[i] + row;
       const size_t begin = draft_seen_.size();
@@ -125,17 +152,40 @@ void Engine::request_draft_draws() {
         draft_seen_.push_back(rows.tokens[row]);
       }
       seen.emplace_back(begin, draft_seen_.size());
+      if (branch.constraint) states[row] = draft_state(branch, rows, row, states);
       sample_requests_.push_back({.logit_row = logit_index_[query],
-                                  .params = request.reporting ? &*request.reporting : &command.sampling,
+                                  .params = &command.sampling,
                                   .path_hash = branch.path_hash,
                                   .position = batch_.positions[query] + 1,
                                   .seen = {},
-                                  .allowed = {}});
+                                  .allowed = {},
+                                  .num_successors = num_successors(branch)});
+      if (!states[row]) continue;
+      try {
+        const int32_t depth = batch_.positions[query] + 1 - branch.len();
+        sample_requests_.back().allowed = allowed_tokens(branch, *states[row], num_tokens_left(branch) - depth);
+      } catch (const Error& error) {
+        mask_errors_.emplace_back(sample_requests_.size() - 1, error);
+      }
     }
   }
   for (size_t i = 0; i < seen.size(); ++i) {
     sample_requests_[num_plain + i].seen = std::span(draft_seen_).subspan(seen[i].first, seen[i].second - seen[i].first);
   }
+}
+
+// Where the text of a constrained branch stands after the row.
+std::optional<constraint::ConstraintState> Engine::draft_state(
+    const EngineBranch& branch, const Speculator::Rows& rows, int32_t row,
+    std::span<const std::optional<constraint::ConstraintState>> states) const {
+  if (row == 0) return branch.constraint->state;
+  const auto& above = states[rows.parents[row]];
+  if (!above) return std::nullopt;
+  const DecodeCommand& command = std::get<DecodeCommand>(branch.queue.front().command);
+  const constraint::Constraint& constraint = *branch.constraint->constraint;
+  if (std::ranges::find(command.stop_tokens, rows.tokens[row]) != command.stop_tokens.end()) return std::nullopt;
+  std::optional<constraint::ConstraintState> state = constraint.advance(*above, rows.tokens[row]);
+  return state && constraint.is_complete(*state) ? std::nullopt : state;
 }
 
 // Row by row along the accepted path, exactly what plain decoding does step by step; where that ends, the path ends.
@@ -173,7 +223,7 @@ void Engine::learn_from(const Drawing& drawing, std::span<const int32_t> path) {
   for (int32_t i = drawing.first_request; i < drawing.first_request + drawing.num_rows; ++i) {
     drawn_.push_back(sample_errors_[i] ? -1 : sample_results_[i].token);
     if (sample_errors_[i]) continue;
-    speculator_.observe(batch_.tokens[batch_.logit_rows[sample_requests_[i].logit_row]], sample_results_[i].top);
+    speculator_.observe(batch_.tokens[batch_.logit_rows[sample_requests_[i].logit_row]], sample_results_[i].successors);
   }
   if (const int32_t proposal = speculator_.proposal(draft); proposal >= 0) speculator_.learn(proposal, path, drawn_);
 }
@@ -213,9 +263,11 @@ void Engine::measure_step_cost() {
   }
   cache_.prune(scratch, false);
   speculator_.cost() = StepCost(std::move(points));
+  step_start_ns_ = now_ns();  // of a step in whose middle this was
 }
 
 double Engine::time_rows(BranchId scratch, int32_t num_rows) {
+  const int64_t start = now_ns();
   cache_.append(scratch, std::vector<int32_t>(num_rows, 0));
   const StepBranch step = {scratch, num_rows};
   cache_.snapshot({&step, 1}, snapshot_);
@@ -229,16 +281,25 @@ double Engine::time_rows(BranchId scratch, int32_t num_rows) {
   }
   attention::make_plan(snapshot_.tree, policy_, backend_->attention_shape(), backend_->plan_device(), plan_);
   sample_results_.resize(std::max(sample_results_.size(), sample_requests_.size()));
-  const int64_t start = now_ns();
   backend_->forward(batch_, plan_, cancel_);
   backend_->sample(sample_requests_, std::span(sample_results_).first(sample_requests_.size()));
   return static_cast<double>(now_ns() - start);
 }
 
-void Engine::observe_step_cost() {
+void Engine::end_draft_step() {
+  const int64_t successors_ns = backend_->times().successors_ns;
+  const int64_t new_successors_ns = successors_ns - std::exchange(successors_ns_, successors_ns);
+  stats_.drafting_ns += new_successors_ns;
   // A prefill's rows have no logits; such a step tells nothing of decoding.
-  if (batch_.logit_rows.size() != batch_.tokens.size()) return;
-  speculator_.cost().observe(static_cast<int32_t>(batch_.tokens.size()), static_cast<double>(now_ns() - forward_start_ns_));
+  speculator_.end_step({.is_decode_step = batch_.logit_rows.size() == batch_.tokens.size(),
+                        .num_rows = static_cast<int32_t>(batch_.tokens.size()),
+                        .num_tokens = stats_.decoded_tokens - tokens_before_step_,
+                        .ns = static_cast<double>(now_ns() - step_start_ns_),
+                        .successors_ns = static_cast<double>(new_successors_ns)});
+}
+
+int32_t Engine::num_successors(const EngineBranch& branch) const {
+  return speculator_.wants_successors(branch.draft) ? kNumDraftSuccessors : 0;
 }
 
 }  // namespace deftree

@@ -20,7 +20,7 @@ using test::GuessingSource;
 using test::kFakeVocab;
 using test::some_tokens;
 
-constexpr SpeculationParams kAddedOnly = {SpeculationMode::kAlways, 32, 1u << static_cast<int>(DraftSourceId::kAdded)};
+constexpr SpeculationParams kAddedOnly = {SpeculationMode::kAlways, 32, 1u << static_cast<int>(DraftSourceId::kCaller)};
 
 EngineOptions speculating(EngineOptions options = fake_options(), SpeculationParams speculation = kAddedOnly) {
   options.speculation = speculation;
@@ -64,7 +64,7 @@ TEST(engine_right_drafts_give_several_tokens_a_step) {
   CHECK_EQ(stats.speculation.verify_steps, int64_t{4});
   CHECK_EQ(stats.speculation.drafted_tokens, int64_t{4 + 4 + 4 + 3});
   CHECK_EQ(stats.speculation.accepted_draft_tokens, int64_t{15});
-  CHECK_EQ(stats.speculation.source_accepted_tokens[static_cast<size_t>(DraftSourceId::kAdded)], int64_t{15});
+  CHECK_EQ(stats.speculation.sources[static_cast<size_t>(DraftSourceId::kCaller)].ranks[0].accepted_tokens, int64_t{15});
   CHECK(stats.drafting_ns > 0);
 
   // The branch is where plain decoding would have left it: one more step gives the logits.

@@ -17,7 +17,7 @@ class GuessingSource final : public DraftSource {
 
   explicit GuessingSource(Guess guess) : guess_(std::move(guess)) {}
 
-  DraftSourceId id() const override { return DraftSourceId::kAdded; }
+  DraftSourceId id() const override { return DraftSourceId::kCaller; }
   int32_t known_len(BranchKey branch) const override {
     const auto text = texts_.find(branch);
     return text == texts_.end() ? 0 : static_cast<int32_t>(text->second.size());

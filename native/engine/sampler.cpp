@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -306,6 +307,20 @@ int32_t draw(std::span<const float> values, float largest, const SampleRequest& 
   return draw_candidate(scratch, params.min_p, uniform);
 }
 
+// What draft sources want to know of a row, from the block maxima that the draw needs anyway.
+void find_successors(std::span<const float> logits, float largest, int32_t num_successors, SamplerScratch& scratch,
+                     std::vector<TokenLogprob>& successors) {
+  const auto start = std::chrono::steady_clock::now();
+  select_top(logits, std::min<size_t>(num_successors, logits.size()), scratch);
+  double of_blocks = 0, of_top = 0;
+  for (const float block : scratch.block_max) of_blocks += exp_minus(largest - block);
+  for (const int32_t token : scratch.order) of_top += exp_minus(largest - logits[token]);
+  const float lse = largest + static_cast<float>(std::log(std::max(of_blocks, of_top)));
+  for (const int32_t token : scratch.order) successors.push_back({token, logits[token] - lse});
+  scratch.successors_ns +=
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+}
+
 float log_sum_exp(std::span<const float> logits, float largest) {
   return largest + static_cast<float>(std::log(sum_exp(logits, largest, 1.0f)));
 }
@@ -328,6 +343,10 @@ void sample_token(std::span<const float> logits, const SampleRequest& request, S
   }
 
   result.top.clear();
+  result.successors.clear();
+  if (request.num_successors > 0) {
+    find_successors(logits, largest_logit, request.num_successors, scratch, result.successors);
+  }
   result.logprob = std::numeric_limits<float>::quiet_NaN();
   float lse = 0;
   if (params.num_logprobs >= 0) {

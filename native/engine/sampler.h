@@ -30,6 +30,7 @@ struct SampleRequest {
   int32_t position;                     // of the token to be drawn
   std::span<const int32_t> seen;        // tokens the repetition penalty counts; empty when it is off
   std::span<const uint64_t> allowed;    // grammar mask, a bit per token; empty: all allowed
+  int32_t num_successors = 0;           // likeliest tokens to report for drafts, at most 64
 };
 
 struct TokenLogprob {
@@ -41,6 +42,9 @@ struct SampledToken {
   int32_t token = -1;
   float logprob = 0;                    // of the unprocessed distribution; NaN unless asked for
   std::vector<TokenLogprob> top;
+  // The num_successors likeliest of the unprocessed distribution. Their log-probabilities are upper bounds on the CPU: the
+  // normaliser counts a block of other tokens by its largest alone, which saves a sum over the vocabulary.
+  std::vector<TokenLogprob> successors;
 };
 
 uint64_t fork_path_hash(uint64_t parent, uint32_t ordinal);
@@ -55,6 +59,7 @@ struct SamplerScratch {
   std::vector<double> block_sum;
   std::vector<float> nth;        // block maxima in the order nth_element leaves them in
   std::vector<int32_t> order;    // candidates
+  int64_t successors_ns = 0;     // spent on finding successors
 };
 
 // logits: [vocab_size], not changed. A tie goes to the lowest token id, in argmax and at the top-k boundary; top-p keeps

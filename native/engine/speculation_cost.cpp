@@ -12,6 +12,7 @@ namespace {
 
 constexpr double kWeight = 0.1;  // of one step against what is known
 constexpr int64_t kSeenLately = 64;  // observations
+constexpr double kReturn = 0.02;     // of the way back to the measured relation, for a point that is not seen
 
 }  // namespace
 
@@ -25,6 +26,7 @@ StepCost::StepCost(std::vector<StepCostPoint> points) : points_(std::move(points
                 {{"rows", points_[i].rows}, {"ns", points_[i].ns}});
   }
   for (size_t i = 1; i < points_.size(); ++i) points_[i].ns = std::max(points_[i].ns, points_[i - 1].ns);
+  for (const StepCostPoint& point : points_) measured_.push_back(point.ns);
   last_seen_.assign(points_.size(), -kSeenLately);
 }
 
@@ -56,11 +58,17 @@ void StepCost::observe(int32_t rows, double ns) {
   const int num_points = static_cast<int>(points_.size());
   const int left = right < num_points && points_[right].rows == rows ? right : right - 1;
   const auto is_near = [&](int i) { return i == left || i == right; };
+  double scale = 1;  // of the last near point, against the measurement
   const auto follow = [&](int begin, int direction) {
     for (int i = begin; i >= 0 && i < num_points; i += direction) {
       if (!is_near(i) && num_observed_ - last_seen_[i] < kSeenLately) return;
       points_[i].ns *= factor;
-      if (is_near(i)) last_seen_[i] = num_observed_;
+      if (is_near(i)) {
+        last_seen_[i] = num_observed_;
+        scale = points_[i].ns / measured_[i];
+      } else {
+        points_[i].ns += kReturn * (scale * measured_[i] - points_[i].ns);
+      }
     }
   };
   follow(left, -1);

@@ -1,6 +1,7 @@
 #include "engine/speculator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <utility>
 
@@ -15,11 +16,14 @@ constexpr double kLeastGain = 1.05;
 constexpr float kTrustDecay = 0.9f, kTrustStart = 2, kLeastTrust = 0.1f, kMostTrust = 1.5f;
 constexpr float kLeastPathProbability = 0.01f;
 constexpr int32_t kMaxFailures = 4;
-constexpr double kLookingShare = 0.01;  // of the step time, for looks that come to nothing
+constexpr double kLookingShare = 0.005;  // of the step time, for looks that come to nothing
 constexpr double kTimeWeight = 0.1;
 
-bool is_wanted(const SpeculationParams& params, const DraftSource& source) {
-  return (params.sources >> static_cast<int>(source.id()) & 1) != 0;
+size_t index(DraftSourceId source) { return static_cast<size_t>(source); }
+uint32_t bit(DraftSourceId source) { return 1u << index(source); }
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 float trust(const BranchDraft& draft) { return std::clamp(draft.drawn / draft.claimed, kLeastTrust, kMostTrust); }
@@ -56,72 +60,121 @@ void Speculator::observe(int32_t token, std::span<const TokenLogprob> successors
 void Speculator::begin_step(int32_t num_rows, int32_t num_tokens) {
   ++step_;
   num_proposals_ = 0;
-  num_looks_ = 0;
+  looks_.clear();
+  source_ns_.fill(0);
+  credits_.fill(0);
+  expected_.reset();
+  find_ns_ = 0;
   num_rows_ = num_rows;
   num_tokens_ = num_tokens;
+  due_sources_ = 0;
+  for (const auto& source : sources_) {
+    if (num_tokens > 0 && ledgers_[index(source->id())].is_due()) due_sources_ |= bit(source->id());
+  }
   // A row pays when it adds a larger share to the step's tokens than to its time. Half of that is looked at, since the
   // statistics may turn out better.
   const double least_worth = num_tokens * cost_.least_row_share(std::max(1, num_rows)) / 2;
   least_path_probability_ = std::max(kLeastPathProbability, static_cast<float>(least_worth));
 }
 
-bool Speculator::is_due(BranchDraft& draft) {
-  if (draft.wait == 0) return true;
-  --draft.wait;
-  return false;
-}
-
-void Speculator::propose(BranchDraft& draft, const SpeculationParams& params, BranchKey branch, int32_t last_token,
-                         int32_t len, int32_t max_depth, FunctionRef<std::vector<int32_t>()> path) {
-  ++num_looks_;
+void Speculator::want(BranchDraft& draft, const SpeculationParams& params, BranchKey branch, int32_t last_token,
+                      int32_t len, int32_t max_depth, FunctionRef<std::vector<int32_t>()> path) {
+  if (draft.wait > 0) {
+    --draft.wait;
+    return;
+  }
+  const bool always = params.mode == SpeculationMode::kAlways;
+  draft.asked = 0;
+  for (const auto& source : sources_) draft.asked |= bit(source->id()) & params.sources;
+  if (!always) draft.asked &= due_sources_;
+  if (draft.asked == 0) return;
   draft.looked_step = step_;
   draft.proposal = -1;
-  const bool always = params.mode == SpeculationMode::kAlways;
-  const DraftContext context = {branch, last_token, params.max_draft_tokens, max_depth,
-                                always ? kLeastPathProbability : least_path_probability_};
-  if (static_cast<size_t>(num_proposals_) == proposals_.size()) proposals_.emplace_back();
-  Proposal& proposal = proposals_[num_proposals_];
-  proposal.branch = &draft;
-  proposal.always = always;
-  proposal.num_chosen = 0;
-  proposal.candidates.clear();
-
+  looks_.push_back({&draft, params,
+                    {branch, last_token, params.max_draft_tokens, max_depth,
+                     always ? kLeastPathProbability : least_path_probability_}});
   std::vector<int32_t> text;
   for (const auto& source : sources_) {
-    if (!is_wanted(params, *source)) continue;
-    if (const int32_t known = source->known_len(branch); known < len) {
-      if (text.empty()) text = path();
-      source->extend(branch, std::span(text).subspan(known), len);
-    }
-    nodes_.clear();
-    bool refused = false;
-    try {
-      source->propose(context, nodes_);
-      refused = !is_draft_tree(nodes_, context, vocab_size_);
-    } catch (const std::exception&) {
-      refused = true;
-    }
-    if (refused) {
-      ++stats_.refused_drafts;
-    } else {
-      merge_draft(source->id(), nodes_, proposal.candidates);
-    }
+    if ((draft.asked & bit(source->id())) == 0) continue;
+    const int32_t known = source->known_len(branch);
+    if (known >= len) continue;
+    if (text.empty()) text = path();
+    source->extend(branch, std::span(text).subspan(known), len);
   }
-  if (proposal.candidates.empty()) return look_again_later(draft, Outcome::kNotWorthIt);
-  rank_candidates(statistics_, trust(draft), proposal.candidates);
-  if (proposal.candidates.size() > static_cast<size_t>(params.max_draft_tokens)) {
-    proposal.candidates.resize(params.max_draft_tokens);
-  }
-  proposal.tokens.assign(1, last_token);
-  proposal.parents.assign(1, -1);
-  proposal.candidate_row.assign(proposal.candidates.size(), -1);
-  draft.proposal = num_proposals_++;
 }
 
-void Speculator::choose(int32_t max_drafts, double drafting_ns) {
-  const double look_ns = drafting_ns / std::max(1, num_looks_);
+void Speculator::find(FunctionRef<void(BranchKey, std::vector<DraftCandidate>&)> cut) {
+  if (looks_.empty()) return;
+  const int64_t start = now_ns();
+  for (size_t i = 0; i < looks_.size(); ++i) {
+    if (proposals_.size() <= i) proposals_.emplace_back();
+    proposals_[i].candidates.clear();
+  }
+  for (const auto& source : sources_) ask(*source);
+  for (size_t i = 0; i < looks_.size(); ++i) {
+    Proposal& proposal = proposals_[i];
+    if (!proposal.candidates.empty()) cut(looks_[i].context.branch, proposal.candidates);
+    if (proposal.candidates.empty()) {
+      look_again_later(*looks_[i].draft, Outcome::kNotWorthIt);
+      continue;
+    }
+    rank(looks_[i], proposal);
+    looks_[i].draft->proposal = num_proposals_;
+    if (static_cast<int32_t>(i) != num_proposals_) std::swap(proposal, proposals_[num_proposals_]);
+    ++num_proposals_;
+  }
+  find_ns_ = static_cast<double>(now_ns() - start);
+  const double look_ns = find_ns_ / static_cast<double>(looks_.size());
   // A lost time slice counts for little.
   look_ns_ += look_ns_ == 0 ? look_ns : (std::min(look_ns, 4 * look_ns_) - look_ns_) * kTimeWeight;
+}
+
+// Adds what the source has for the branches that it is asked for to their candidates.
+void Speculator::ask(DraftSource& source) {
+  contexts_.clear();
+  asking_.clear();
+  for (size_t i = 0; i < looks_.size(); ++i) {
+    if ((looks_[i].draft->asked & bit(source.id())) == 0) continue;
+    contexts_.push_back(looks_[i].context);
+    asking_.push_back(static_cast<int32_t>(i));
+  }
+  if (asking_.empty()) return;
+  if (trees_.size() < asking_.size()) trees_.resize(asking_.size());
+  for (size_t i = 0; i < asking_.size(); ++i) trees_[i].clear();
+  const int64_t start = now_ns();
+  bool has_failed = false;
+  try {
+    source.propose_all(contexts_, std::span(trees_).first(asking_.size()));
+  } catch (const std::exception&) {
+    has_failed = true;
+    ++stats_.refused_drafts;
+  }
+  for (size_t i = 0; i < asking_.size() && !has_failed; ++i) {
+    if (is_draft_tree(trees_[i], contexts_[i], vocab_size_)) {
+      merge_draft(source.id(), trees_[i], proposals_[asking_[i]].candidates);
+    } else {
+      ++stats_.refused_drafts;
+    }
+  }
+  const int64_t ns = now_ns() - start;
+  source_ns_[index(source.id())] += static_cast<double>(ns);
+  stats_.sources[index(source.id())].ns += ns;
+}
+
+void Speculator::rank(const Look& look, Proposal& proposal) {
+  rank_candidates(statistics_, trust(*look.draft), proposal.candidates);
+  if (proposal.candidates.size() > static_cast<size_t>(look.params.max_draft_tokens)) {
+    proposal.candidates.resize(look.params.max_draft_tokens);
+  }
+  proposal.branch = look.draft;
+  proposal.always = look.params.mode == SpeculationMode::kAlways;
+  proposal.num_chosen = 0;
+  proposal.tokens.assign(1, look.context.last_token);
+  proposal.parents.assign(1, -1);
+  proposal.candidate_row.assign(proposal.candidates.size(), -1);
+}
+
+void Speculator::choose(int32_t max_drafts) {
   choosing_.clear();
   int32_t num_rows = num_rows_;
   for (int32_t i = 0; i < num_proposals_; ++i) {
@@ -142,8 +195,28 @@ void Speculator::choose(int32_t max_drafts, double drafting_ns) {
       path_probabilities_[i].push_back(c.path_probability);
     }
   }
-  choose_draft_trees(path_probabilities_, cost_, {num_rows, num_tokens_, max_drafts, look_ns_ * num_looks_, kLeastGain}, counts_);
-  for (size_t i = 0; i < choosing_.size(); ++i) proposals_[choosing_[i]].num_chosen = counts_[i];
+  const double drafting_ns = look_ns_ * static_cast<double>(looks_.size());
+  const double bias = bias_.value();
+  DraftBudget budget = {num_rows, num_tokens_, max_drafts, drafting_ns, kLeastGain / bias};
+  const auto is_chosen = [&] {
+    choose_draft_trees(path_probabilities_, cost_, budget, counts_);
+    return std::ranges::any_of(counts_, [](int32_t count) { return count > 0; });
+  };
+  bool drafts = is_chosen();
+  if (!drafts && bias < 1) {
+    budget.least_gain = kLeastGain;
+    drafts = is_chosen() && bias_.probe();
+    if (!drafts) std::ranges::fill(counts_, 0);
+  }
+  double expected_tokens = num_tokens_;
+  for (size_t i = 0; i < choosing_.size(); ++i) {
+    proposals_[choosing_[i]].num_chosen = counts_[i];
+    for (int32_t j = 0; j < counts_[i]; ++j) expected_tokens += path_probabilities_[i][j];
+    num_rows += counts_[i];
+  }
+  if (drafts && choosing_.size() == static_cast<size_t>(num_proposals_)) {
+    expected_ = {expected_tokens, 0, cost_.ns(num_rows) + drafting_ns, 0};
+  }
   for (int32_t i = 0; i < num_proposals_; ++i) {
     if (proposals_[i].num_chosen > 0) lay_out_rows(proposals_[i]);
   }
@@ -193,11 +266,7 @@ void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<c
     const DraftCandidate& candidate = proposal.candidates[i];
     const int32_t parent_row = candidate.parent < 0 ? 0 : proposal.candidate_row[candidate.parent];
     const int32_t row = proposal.candidate_row[i];
-    for (int source = 0; source < kNumDraftSources && row >= 0; ++source) {
-      if (candidate.claims[source].probability == 0) continue;
-      ++stats_.source_drafted_tokens[source];
-      stats_.source_accepted_tokens[source] += is_accepted(row);
-    }
+    if (row >= 0) count_row(candidate, is_accepted(row));
     if (parent_row < 0 || !is_accepted(parent_row)) continue;
     const bool was_drawn = drawn[parent_row] == candidate.token;
     for (int source = 0; source < kNumDraftSources; ++source) {
@@ -216,6 +285,50 @@ void Speculator::learn(int32_t index, std::span<const int32_t> path, std::span<c
   stats_.drafted_tokens += proposal.num_chosen;
   stats_.accepted_draft_tokens += static_cast<int64_t>(path.size()) - 1;
   look_again_later(draft, path.size() > 1 ? Outcome::kAccepted : Outcome::kRejected);
+}
+
+void Speculator::count_row(const DraftCandidate& candidate, bool accepted) {
+  const auto num_claims = std::ranges::count_if(candidate.claims, [](const DraftClaim& c) { return c.probability > 0; });
+  for (size_t source = 0; source < kNumDraftSources; ++source) {
+    const DraftClaim& claim = candidate.claims[source];
+    if (claim.probability == 0) continue;
+    DraftSourceStats& stats = stats_.sources[source];
+    ++stats.ranks[claim.rank].drafted_tokens;
+    stats.ranks[claim.rank].accepted_tokens += accepted;
+    if (accepted) credits_[source] += 1.0 / static_cast<double>(num_claims);
+  }
+}
+
+void Speculator::end_step(const StepEnd& end) {
+  for (const auto& source : sources_) {
+    if (!source->wants_successors() || end.successors_ns == 0) continue;
+    source_ns_[index(source->id())] += end.successors_ns;
+    stats_.sources[index(source->id())].ns += static_cast<int64_t>(end.successors_ns);
+  }
+  if (!looks_.empty()) look_ns_ += end.successors_ns / static_cast<double>(looks_.size()) * kTimeWeight;
+  if (end.is_decode_step) {
+    if (expected_) {
+      expected_->tokens = static_cast<double>(end.num_tokens);
+      expected_->ns = end.ns;
+      bias_.observe(*expected_);
+    }
+    cost_.observe(end.num_rows, end.ns - find_ns_ - end.successors_ns);
+  }
+  if (!cost_.known() || num_tokens_ == 0) return;
+  const double plain_ns = cost_.ns(std::max(1, num_rows_));
+  uint32_t asked = 0;
+  for (const Look& look : looks_) asked |= look.draft->asked;
+  for (size_t source = 0; source < kNumDraftSources; ++source) {
+    if ((asked >> source & 1) == 0) continue;
+    ledgers_[source].observe(source_ns_[source], credits_[source] * plain_ns / num_tokens_, plain_ns);
+  }
+}
+
+bool Speculator::wants_successors(const BranchDraft& draft) const {
+  if (!has_looked(draft)) return false;
+  return std::ranges::any_of(sources_, [&](const auto& source) {
+    return source->wants_successors() && (draft.asked & bit(source->id())) != 0;
+  });
 }
 
 // So many steps that all branches' looks in turn take up their share of the time and no more.

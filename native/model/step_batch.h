@@ -20,6 +20,7 @@ struct StepBatch {
 // Where the time of steps went, in nanoseconds, summed since load.
 struct BackendTimes {
   int64_t linear_ns = 0, attention_ns = 0, sampling_ns = 0, other_ns = 0;
+  int64_t successors_ns = 0;  // part of sampling: what draft sources are told, summed over threads
 };
 
 }  // namespace deftree

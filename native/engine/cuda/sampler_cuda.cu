@@ -238,13 +238,19 @@ void CudaSampler::sample(const float* logits, int num_rows, std::span<const Samp
     result.token = state.drawn(i).token;
     result.logprob = std::numeric_limits<float>::quiet_NaN();
     result.top.clear();
+    result.successors.clear();
     const int num_logprobs = requests[i].params->num_logprobs;
-    if (num_logprobs < 0) continue;
+    const int num_successors = requests[i].num_successors;
+    if (num_logprobs < 0 && num_successors == 0) continue;
     const float lse = state.log_sum_exp(job);
-    result.logprob = state.drawn(i).logit - lse;
-    for (int j = 0; j < std::min(num_logprobs, job.num_top); ++j) {
-      result.top.push_back({state.top(i)[j].token, state.top(i)[j].logit - lse});
-    }
+    const auto add_top = [&](std::vector<TokenLogprob>& top, int num_wanted) {
+      for (int j = 0; j < std::min(num_wanted, job.num_top); ++j) {
+        top.push_back({state.top(i)[j].token, state.top(i)[j].logit - lse});
+      }
+    };
+    if (num_logprobs >= 0) result.logprob = state.drawn(i).logit - lse;
+    add_top(result.top, num_logprobs);
+    add_top(result.successors, num_successors);
   }
 }
 

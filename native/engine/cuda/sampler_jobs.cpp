@@ -42,7 +42,9 @@ void JobList::set_samples(std::span<const SampleRequest> requests, int num_rows)
     job_of_.push_back(last);
     SampleJob& job = jobs_[last];
     ++job.draws_end;
-    const int32_t num_logprobs = request.params->num_logprobs;
+    const int32_t num_logprobs = request.num_successors > 0
+                                     ? std::max(request.params->num_logprobs, request.num_successors)
+                                     : request.params->num_logprobs;
     if (num_logprobs < 0) continue;
     if (num_logprobs > kListLen && vocab_size_ > kListLen) {
       throw Error(ErrorCode::kBadArgument,

@@ -10,7 +10,7 @@
 export type AttentionPolicy = "deft-flatten" | "deft-node" | "deft-node-chunk" | "flash-decoding" | "radix" | "medusa";
 
 /** Where drafts come from; see docs/speculation.md. */
-export type DraftSourceName = "suffix" | "recycling";
+export type DraftSourceName = "suffix" | "recycling" | "model" | "medusa" | "custom";
 
 /** Speculative decoding: which tokens come never depends on it, only how many of them a step gives. */
 export interface NativeSpeculation {
@@ -183,6 +183,16 @@ export interface NativeEngineInfo {
   numThreads: number;
 }
 
+/** Sums of one draft source. A token that several sources proposed counts for each. */
+export interface NativeDraftSourceStats {
+  draftedTokens: number;
+  acceptedTokens: number;
+  /** Finding drafts, and what the source is told for it. */
+  ns: number;
+  /** By what the source tells good guesses from bad by: match length, place among the successors. */
+  ranks: { rank: number; draftedTokens: number; acceptedTokens: number }[];
+}
+
 /**
  * Sums since load. Times in nanoseconds; on a GPU those of linear, attention, sampling and otherForward are 0 unless the
  * model was loaded with `profile`.
@@ -213,11 +223,9 @@ export interface NativeStats {
   droppedDrafts: number;
   /** Drafts not used because a source failed or gave no tree. */
   refusedDrafts: number;
-  /** By source; a token that both proposed counts for each. */
-  suffixDraftedTokens: number;
-  suffixAcceptedTokens: number;
-  recyclingDraftedTokens: number;
-  recyclingAcceptedTokens: number;
+  /** Proposals of a custom source that came when the text had gone another way, or the decode was over. */
+  lateDrafts: number;
+  draftSources: Record<DraftSourceName, NativeDraftSourceStats>;
   /** Finding drafts and choosing their size; part of overheadNs. */
   draftingNs: number;
   /** schedule + snapshot + plan + publish: everything of a step outside the backend. */
