@@ -3,7 +3,8 @@ import { describe, expect, it } from "vitest";
 import { tinyTokenizer, tinyVocabSize } from "../test/tiny-tokenizer.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Branch } from "./branch.js";
-import type { NativeCommand, NativeFinished, NativeStepMessage } from "./native-addon.js";
+import { ConstraintCache } from "./constraint.js";
+import type { NativeCommand, NativeConstraint, NativeFinished, NativeStepMessage } from "./native-addon.js";
 import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
 import { ModelTokenizer } from "./tokenizer.js";
 
@@ -29,6 +30,7 @@ function setUp(length = 5) {
     tokenizer,
     dispatcher,
     contextLength: 64,
+    constraints: new ConstraintCache(() => ({}) as NativeConstraint),
     submit: (submitted: NativeCommand[]) => void commands.push(...submitted),
     cancelOnAbort: aborts.watch.bind(aborts),
     newBranchId: () => nextBranch++,

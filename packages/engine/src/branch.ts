@@ -1,3 +1,4 @@
+import type { ConstraintCache } from "./constraint.js";
 import { TokenStream } from "./decode-stream.js";
 import { checkDecodeOptions, checkTokens, nativeSampling, nativeSpeculation } from "./engine-options.js";
 import type {
@@ -18,6 +19,7 @@ export interface BranchContext {
   readonly tokenizer: TextTokenizer;
   readonly dispatcher: StepDispatcher;
   readonly contextLength: number;
+  readonly constraints: ConstraintCache;
   /**
    * Together with all commands of this turn of the event loop, in order.
    * @throws E_DISPOSED after dispose, or the error that ended the engine.
@@ -110,7 +112,7 @@ export class Branch implements EngineBranch {
 
   decode(options: DecodeOptions = {}): DecodeStream {
     const problem = this.#problemWithDecode(options);
-    const { tokenizer, dispatcher, contextLength } = this.#context;
+    const { tokenizer, dispatcher, contextLength, constraints } = this.#context;
     const { signal, stop = [], stopTokens = tokenizer.eosTokens } = problem ? {} : options;
     let detach = () => {};
     const stream = new TokenStream(tokenizer, {
@@ -140,6 +142,7 @@ export class Branch implements EngineBranch {
             stopStrings: stop.map((text) => Buffer.from(text, "utf8")),
             sampling: nativeSampling(options),
             ...(options.speculation !== undefined && { speculation: nativeSpeculation(options.speculation) }),
+            ...(options.constraint !== undefined && { constraint: constraints.native(options.constraint) }),
           },
         ]);
         if (signal) detach = this.#context.cancelOnAbort(request, signal);
@@ -254,8 +257,9 @@ export class Branch implements EngineBranch {
       this.#checkUsable();
       const { tokenizer } = this.#context;
       checkDecodeOptions(options, tokenizer.vocabSize);
-      if (options.stop?.length && tokenizer instanceof TokenIdsOnly) throw noText();
+      if ((options.stop?.length || options.constraint) && tokenizer instanceof TokenIdsOnly) throw noText();
       this.#checkNotEmpty("decode");
+      if (options.constraint) this.#context.constraints.native(options.constraint); // compiled, or refused
       return undefined;
     } catch (error) {
       return fromAddon(error);

@@ -1,4 +1,5 @@
 /** Checks of what callers pass. Every refusal names the option, the value and what is valid. */
+import { checkConstraint } from "./constraint.js";
 import type { DecodeOptions, EngineOptions, Speculation } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { AttentionPolicy, DraftSourceName, NativeSampling, NativeSpeculation } from "./native-addon.js";
@@ -55,7 +56,16 @@ export function checkAttentionPolicy(policy: AttentionPolicy): void {
 }
 
 const samplingNames = ["temperature", "topK", "topP", "minP", "repetitionPenalty", "logitBias", "seed"];
-const decodeNames = [...samplingNames, "maxTokens", "stop", "stopTokens", "logprobs", "speculation", "signal"];
+const decodeNames = [
+  ...samplingNames,
+  "maxTokens",
+  "stop",
+  "stopTokens",
+  "logprobs",
+  "speculation",
+  "constraint",
+  "signal",
+];
 const maxLogprobs = 100;
 const maxStops = 64;
 
@@ -71,6 +81,7 @@ export function checkDecodeOptions(options: DecodeOptions, vocabSize: number): v
   checkNumber("minP", options.minP, 0, 1);
   checkNumber("repetitionPenalty", options.repetitionPenalty, 1e-3, 1000);
   checkSpeculation(options.speculation);
+  if (options.constraint !== undefined) checkConstraint(options.constraint);
   checkSignal(options.signal);
   const stop = options.stop ?? [];
   if (

@@ -2,6 +2,7 @@
  * The engine's public interface: tokens in, tokens out. `Engine` (engine.ts) implements it over the native addon; the
  * contract test in engine.contract.ts runs over every implementation.
  */
+import type { Constraint } from "./constraint.js";
 import type { AttentionPolicy, DraftSourceName, NativeEngineInfo, NativeStats } from "./native-addon.js";
 
 export type { AttentionPolicy, DraftSourceName };
@@ -89,6 +90,11 @@ export interface DecodeOptions extends SamplingOptions {
   logprobs?: number;
   /** By default as the engine was loaded. */
   speculation?: Speculation;
+  /**
+   * Keeps the text to a language. Fails with E_BAD_ARGUMENT for one that cannot be enforced, and when `maxTokens` or the
+   * context has no room for its shortest text.
+   */
+  constraint?: Constraint;
   signal?: AbortSignal;
 }
 

@@ -3,6 +3,7 @@ import { loadAddon } from "./addon-loader.js";
 import { Branch, type BranchContext } from "./branch.js";
 import { ChatTemplate } from "./chat-template.js";
 import { CommandBatch } from "./command-batch.js";
+import { ConstraintCache } from "./constraint.js";
 import { checkAttentionPolicy, checkEngineOptions } from "./engine-options.js";
 import type { BranchEngine, ChatTurn, EngineBranch, EngineInfo, EngineOptions, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
@@ -93,6 +94,7 @@ export class Engine implements BranchEngine {
       tokenizer,
       dispatcher,
       contextLength: info.contextLength,
+      constraints: new ConstraintCache((grammar) => native.compileConstraint(grammar)),
       submit: (commands) => this.#submit(commands),
       cancelOnAbort: (request, signal) => this.#aborts.watch(request, signal),
       newBranchId: () => this.#nextBranch++,

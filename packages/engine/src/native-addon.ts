@@ -87,6 +87,27 @@ export interface NativeSampling {
   logitBias?: [token: number, bias: number][];
 }
 
+/** A part of a {@link NativeGrammar}. */
+export type NativeExpression =
+  | { text: string }
+  /** One character: `[first, last, first, last, ...]` code points, inclusive. */
+  | { characters: number[] }
+  | { sequence: NativeExpression[] }
+  | { choice: NativeExpression[] }
+  | { repeat: NativeExpression; min: number; max?: number }
+  | { rule: number };
+
+/** A language: all that the first rule matches as a whole. */
+export interface NativeGrammar {
+  rules: NativeExpression[];
+}
+
+declare const constraintBrand: unique symbol;
+/** A compiled grammar, over the vocabulary of the engine that compiled it. */
+export interface NativeConstraint {
+  readonly [constraintBrand]: true;
+}
+
 /**
  * What {@link NativeEngine.submit} takes. Branch and request ids are chosen by the caller (uint32, never reused).
  * Commands on one branch run in the order of submission, each after the one before it is finished (an `extend` before a
@@ -110,6 +131,11 @@ export type NativeCommand =
       sampling: NativeSampling;
       /** Left out: as loaded. */
       speculation?: NativeSpeculation;
+      /**
+       * Left out: any text. Without `language`: goes on where the branch's last decode stopped. The request ends with "stop"
+       * when its text is complete. `mayStayOpen`: `maxTokens` may cut the text; else it is brought to its end in time.
+       */
+      constraint?: { language?: NativeConstraint; mayStayOpen: boolean };
     }
   /** Log-probability of each of `tokens` after the branch, which is left as it was. */
   | { op: "score"; request: number; branch: number; tokens: Int32Array }
@@ -246,6 +272,11 @@ export interface NativeEngine {
   info(): NativeEngineInfo;
   /** [sync] Enqueues; throws only for malformed commands (E_BAD_ARGUMENT) and after dispose (E_DISPOSED). */
   submit(commands: NativeCommand[]): void;
+  /**
+   * [sync] Takes milliseconds, the first time also tens of them for the vocabulary. Throws E_BAD_ARGUMENT for a grammar that
+   * is malformed, too large, without a text, or recursive without end.
+   */
+  compileConstraint(grammar: NativeGrammar): NativeConstraint;
   /** [sync] */
   stats(): NativeStats;
   /** [async] Runs the cache's invariant checks between two steps; rejects with E_INTERNAL when one is broken. */

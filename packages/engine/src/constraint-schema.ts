@@ -1,0 +1,439 @@
+/** From a JSON Schema to the grammar of values that match it, or the reason why there is none. */
+
+import { choice, nothing, optional, Rules, repeat, sequence, text } from "./constraint-grammar.js";
+import { numberExpression } from "./constraint-number.js";
+import { anyKey, comma, keyOtherThan, type ObjectMembers, objectExpression } from "./constraint-object.js";
+import { parseRegex } from "./constraint-regex.js";
+import {
+  assertionsOf,
+  formatsOf,
+  isSame,
+  isSchema,
+  type JsonSchema,
+  keywordsOf,
+  mergeSchemas,
+  patternsOf,
+  refuse,
+  type SchemaObject,
+} from "./constraint-schema-merge.js";
+import { formatNames, formatPattern, stringExpression } from "./constraint-string.js";
+import { DeftreeError } from "./errors.js";
+import type { NativeExpression, NativeGrammar } from "./native-addon.js";
+
+/** Arrays and objects inside of a value of no schema. */
+const anyValueDepth = 5;
+const maxDepth = 100;
+const maxSchemas = 10_000;
+const jsonTypes = ["object", "array", "string", "number", "integer", "boolean", "null"];
+
+/** @throws DeftreeError E_BAD_ARGUMENT that names the keyword and its place. */
+export function schemaGrammar(schema: JsonSchema): NativeGrammar {
+  const compiler = new SchemaCompiler(schema);
+  return compiler.grammar();
+}
+
+class SchemaCompiler {
+  readonly #rules = new Rules();
+  readonly #namedRules = new Map<string, NativeExpression>();
+  readonly #anyValues: NativeExpression[] = [];
+  #numSchemas = 0;
+
+  constructor(private readonly root: JsonSchema) {}
+
+  grammar(): NativeGrammar {
+    const start = this.#rules.reserve();
+    start.define(this.#schema(this.root, "", 0));
+    return { rules: this.#rules.rules };
+  }
+
+  #schema(schema: unknown, pointer: string, depth: number): NativeExpression {
+    if (!isSchema(schema)) return refuse(pointer, "a schema is an object or a boolean");
+    if (schema === true) return this.#anyValue(anyValueDepth);
+    if (schema === false) return nothing;
+    if (depth > maxDepth) return refuse(pointer, `it is nested more than ${maxDepth} levels deep`);
+    if (++this.#numSchemas > maxSchemas) return refuse(pointer, `it spells out more than ${maxSchemas} schemas`);
+    const own = assertionsOf(schema, pointer);
+    if (typeof own.$ref === "string" && Object.keys(own).length === 1) return this.#reference(own.$ref, pointer, depth);
+    if (own.$ref === undefined && own.allOf === undefined) return this.#flat(own, pointer, depth);
+    return this.#merged(this.#flatten(own, pointer, depth), pointer, depth);
+  }
+
+  /** What was made of several schemas is named by what it says, so that it, too, may come up in itself. */
+  #merged(schema: SchemaObject, pointer: string, depth: number): NativeExpression {
+    const name = JSON.stringify([schema, patternsOf(schema), formatsOf(schema)]);
+    return this.#named(name, () => this.#flat(schema, pointer, depth));
+  }
+
+  #reference(ref: string, pointer: string, depth: number): NativeExpression {
+    return this.#named(ref, () => this.#schema(this.#resolve(ref, pointer), ref.slice(1), depth + 1));
+  }
+
+  /** The rule of that name; while it is being made, it may already be referred to. */
+  #named(name: string, make: () => NativeExpression): NativeExpression {
+    const known = this.#namedRules.get(name);
+    if (known) return known;
+    const { rule, define } = this.#rules.reserve();
+    this.#namedRules.set(name, rule);
+    define(make());
+    return rule;
+  }
+
+  #resolve(ref: string, pointer: string): JsonSchema {
+    if (!ref.startsWith("#")) return refuse(`${pointer}/$ref`, `"${ref}" lies outside of this schema`);
+    let target: unknown = this.root;
+    for (const part of ref.slice(1).split("/").slice(1)) {
+      const key = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~");
+      target =
+        typeof target === "object" && target !== null && Object.hasOwn(target, key)
+          ? (target as SchemaObject)[key]
+          : undefined;
+    }
+    if (!isSchema(target) || !/^#(\/|$)/.test(ref)) return refuse(`${pointer}/$ref`, `"${ref}" points at no schema`);
+    return target;
+  }
+
+  /** Takes in what `$ref` beside other keywords and `allOf` say. */
+  #flatten(schema: SchemaObject, pointer: string, depth: number): SchemaObject {
+    if (depth > maxDepth) return refuse(pointer, "it refers to itself without end");
+    const { $ref, allOf, ...rest } = schema;
+    const parts: unknown[] = [];
+    if ($ref !== undefined) parts.push(this.#resolve(String($ref), pointer));
+    if (allOf !== undefined) parts.push(...listOf(allOf, `${pointer}/allOf`));
+    return parts.reduce((merged: SchemaObject, part) => {
+      return mergeSchemas(merged, this.#flattened(part, pointer, depth + 1), pointer);
+    }, rest);
+  }
+
+  #flattened(schema: unknown, pointer: string, depth: number): SchemaObject {
+    if (!isSchema(schema)) return refuse(pointer, "a schema is an object or a boolean");
+    if (typeof schema === "boolean") return schema ? {} : { enum: [] };
+    return this.#flatten(assertionsOf(schema, pointer), pointer, depth);
+  }
+
+  #flat(schema: SchemaObject, pointer: string, depth: number): NativeExpression {
+    for (const keyword of ["anyOf", "oneOf"] as const) {
+      if (schema[keyword] === undefined) continue;
+      const { [keyword]: listed, ...rest } = schema;
+      const branches = listOf(listed, `${pointer}/${keyword}`).map((branch, i) => {
+        const place = `${pointer}/${keyword}/${i}`;
+        return mergeSchemas(rest, this.#flattened(branch, place, depth), place);
+      });
+      if (keyword === "oneOf") this.#checkDisjoint(branches, `${pointer}/oneOf`);
+      const isAlone = Object.keys(rest).length === 0 && patternsOf(rest).length + formatsOf(rest).length === 0;
+      const options = branches.map((branch, i) => {
+        const place = `${pointer}/${keyword}/${i}`;
+        return isAlone
+          ? this.#schema((listed as unknown[])[i], place, depth + 1)
+          : this.#merged(branch, place, depth + 1);
+      });
+      return choice(...options);
+    }
+    if (schema.const !== undefined || schema.enum !== undefined) return this.#listed(schema, pointer);
+    return choice(...typesOf(schema, pointer).map((type) => this.#typed(type, schema, pointer, depth)));
+  }
+
+  #listed(schema: SchemaObject, pointer: string): NativeExpression {
+    const { type, enum: listed, const: only, ...others } = schema;
+    let values = listed === undefined ? [only] : listOf(listed, `${pointer}/enum`);
+    if (listed !== undefined && only !== undefined) values = values.filter((value) => isSame(value, only));
+    if (type !== undefined) values = values.filter((value) => typesOf(schema, pointer).some((t) => isOfType(value, t)));
+    for (const keyword of Object.keys(others)) {
+      const of = Object.entries(keywordsOf).find(([, keywords]) =>
+        (keywords as readonly string[]).includes(keyword),
+      )?.[0];
+      if (values.some((value) => isOfType(value, of ?? ""))) {
+        refuse(`${pointer}/${keyword}`, `"${keyword}" beside "enum" or "const" is not supported; list what it allows`);
+      }
+    }
+    return choice(...values.map((value) => text(JSON.stringify(value))));
+  }
+
+  #typed(type: string, schema: SchemaObject, pointer: string, depth: number): NativeExpression {
+    switch (type) {
+      case "object":
+        return objectExpression(this.#members(schema, pointer, depth), this.#rules);
+      case "array":
+        return this.#array(schema, pointer, depth);
+      case "string":
+        return this.#string(schema, pointer);
+      case "boolean":
+        return choice(text("true"), text("false"));
+      case "null":
+        return text("null");
+      default:
+        return this.#number(type === "integer", schema, pointer);
+    }
+  }
+
+  #members(schema: SchemaObject, pointer: string, depth: number): ObjectMembers {
+    const declared = (schema.properties ?? {}) as SchemaObject;
+    if (!isSchema(declared)) refuse(`${pointer}/properties`, "properties are an object of schemas");
+    const required = listOf(schema.required ?? [], `${pointer}/required`) as string[];
+    if (Object.keys((schema.patternProperties ?? {}) as object).length > 0) {
+      refuse(`${pointer}/patternProperties`, '"patternProperties" is not supported; use additionalProperties');
+    }
+    if (schema.unevaluatedProperties !== undefined && schema.unevaluatedProperties !== false) {
+      refuse(`${pointer}/unevaluatedProperties`, '"unevaluatedProperties" is supported as false only');
+    }
+    // Only what is declared is written, unless the schema asks for more, or declares nothing.
+    const isOpen = schema.properties === undefined && schema.unevaluatedProperties === undefined;
+    const additional = schema.additionalProperties ?? isOpen;
+    const keys = this.#keys(schema, Object.keys(declared), pointer);
+    const names = [...new Set([...Object.keys(declared), ...(keys.names ?? []), ...required])];
+    const value = rememberOne(() => this.#schema(additional, `${pointer}/additionalProperties`, depth + 1));
+    const properties = names.map((name) => ({
+      name,
+      value: Object.hasOwn(declared, name)
+        ? this.#schema(declared[name], `${pointer}/properties/${escapePointer(name)}`, depth + 1)
+        : schema.additionalProperties === undefined
+          ? this.#anyValue(anyValueDepth)
+          : value(),
+      isRequired: required.includes(name),
+    }));
+    const { min, max } = countOf(schema, "minProperties", "maxProperties", pointer);
+    const numRequired = properties.filter(({ isRequired }) => isRequired).length;
+    const canBeMore = additional !== false && keys.key !== undefined;
+    if (min > numRequired && !(canBeMore && properties.length === 0 && min === 1)) {
+      refuse(
+        `${pointer}/minProperties`,
+        `${min} properties are wanted and ${numRequired} are required; require as many`,
+      );
+    }
+    if (max < properties.length && properties.length > numRequired) {
+      refuse(`${pointer}/maxProperties`, "it is supported where all declared properties fit, or all are required");
+    }
+    if (max < numRequired) return { properties: [{ name: "", value: nothing, isRequired: true }] };
+    if (!canBeMore) return { properties };
+    const further = { key: keys.key!, value: value(), min: min > numRequired ? 1 : 0, max: max - properties.length };
+    return { properties, further };
+  }
+
+  /** Further keys, or their names when they are listed. */
+  #keys(schema: SchemaObject, declared: string[], pointer: string): { key?: NativeExpression; names?: string[] } {
+    const required = (schema.required ?? []) as string[];
+    const named = schema.propertyNames;
+    if (named === undefined || named === true) {
+      const taken = [...new Set([...declared, ...required])];
+      return { key: taken.length === 0 ? anyKey : keyOtherThan(taken) };
+    }
+    const place = `${pointer}/propertyNames`;
+    const names = this.#flattened(named, place, 0);
+    const listed = valuesOf(names) as string[] | undefined;
+    if (listed) {
+      if ([...declared, ...required].some((name) => !listed.includes(name))) {
+        return refuse(place, "a property is declared or required whose name it does not allow");
+      }
+      return { names: listed.filter((name) => typeof name === "string") };
+    }
+    if (declared.length + required.length > 0) return refuse(place, "it is supported beside no other property");
+    return { key: this.#string(names, place) };
+  }
+
+  #array(schema: SchemaObject, pointer: string, depth: number): NativeExpression {
+    const isTuple = Array.isArray(schema.items);
+    const prefix = listOf((isTuple ? schema.items : schema.prefixItems) ?? [], `${pointer}/prefixItems`);
+    const restName = isTuple ? "additionalItems" : "items";
+    const rest = (isTuple ? schema.additionalItems : schema.items) ?? (prefix.length === 0 || undefined);
+    const { min, max } = countOf(schema, "minItems", "maxItems", pointer);
+    if (schema.uniqueItems === true && max > 1) {
+      refuse(`${pointer}/uniqueItems`, "that items differ cannot be enforced; leave it out and check the value");
+    }
+    const itemName = isTuple ? "items" : "prefixItems";
+    const items = prefix.map((item, i) => this.#schema(item, `${pointer}/${itemName}/${i}`, depth + 1));
+    // Items behind the listed ones are written where the schema says what they are.
+    const further = rest === undefined && min > items.length ? true : (rest ?? false);
+    const item =
+      further === false ? nothing : this.#rules.add(this.#schema(further, `${pointer}/${restName}`, depth + 1));
+    const numListed = Math.min(items.length, max);
+    let tail =
+      further === false
+        ? min > items.length
+          ? nothing
+          : repeat(nothing, 0, 0)
+        : repeat(sequence(comma, item), Math.max(min - items.length, 0), max - numListed);
+    if (max <= items.length && min <= items.length) tail = repeat(nothing, 0, 0);
+    for (let i = numListed - 1; i > 0; i--) {
+      const more = sequence(comma, items[i]!, tail);
+      tail = i >= min ? optional(more) : more;
+    }
+    let content: NativeExpression;
+    if (items.length > 0 && max > 0) content = sequence(items[0]!, tail);
+    else if (further === false || max === 0) content = min > 0 ? nothing : repeat(nothing, 0, 0);
+    else content = sequence(item, repeat(sequence(comma, item), Math.max(min - 1, 0), max - 1));
+    return sequence(text("["), min === 0 ? optional(content) : content, text("]"));
+  }
+
+  #string(schema: SchemaObject, pointer: string): NativeExpression {
+    const { min, max } = countOf(schema, "minLength", "maxLength", pointer);
+    const patterns = patternsOf(schema).map((source) => {
+      if (typeof source !== "string") return refuse(`${pointer}/pattern`, "a pattern is a string");
+      return located(`${pointer}/pattern`, () => parsePattern(source));
+    });
+    for (const format of formatsOf(schema)) {
+      const pattern = formatPattern(format);
+      if (pattern === undefined) {
+        return refuse(`${pointer}/format`, `"${format}" is not enforced; supported are ${formatNames.join(", ")}`);
+      }
+      patterns.push(pattern);
+    }
+    const bounds = { minLength: min, patterns, ...(max !== Number.POSITIVE_INFINITY && { maxLength: max }) };
+    return located(pointer, () => stringExpression(bounds, this.#rules));
+  }
+
+  #number(isInteger: boolean, schema: SchemaObject, pointer: string): NativeExpression {
+    const bound = (keyword: string) => {
+      const value = schema[keyword];
+      if (value === undefined) return undefined;
+      if (typeof value === "number" && Number.isFinite(value)) return value;
+      return refuse(`${pointer}/${keyword}`, `it must be a number, got ${JSON.stringify(value)}`);
+    };
+    const multipleOf = bound("multipleOf");
+    if (multipleOf !== undefined && !(Number.isSafeInteger(multipleOf) && multipleOf > 0)) {
+      refuse(`${pointer}/multipleOf`, `only whole numbers are supported, got ${multipleOf}`);
+    }
+    const bounds = {
+      isInteger,
+      minimum: bound("minimum"),
+      maximum: bound("maximum"),
+      exclusiveMinimum: bound("exclusiveMinimum"),
+      exclusiveMaximum: bound("exclusiveMaximum"),
+      multipleOf: multipleOf === 1 && isInteger ? undefined : multipleOf,
+    };
+    return located(pointer, () => this.#rules.add(numberExpression(bounds, this.#rules)));
+  }
+
+  /** Any JSON value with at most `depth` levels of arrays and objects. */
+  #anyValue(depth: number): NativeExpression {
+    const known = this.#anyValues[depth];
+    if (known) return known;
+    const { rule, define } = this.#rules.reserve();
+    this.#anyValues[depth] = rule;
+    const kinds = [
+      this.#rules.add(stringExpression({ patterns: [] }, this.#rules)),
+      this.#rules.add(numberExpression({ isInteger: false }, this.#rules)),
+      ...["true", "false", "null"].map(text),
+    ];
+    if (depth > 0) {
+      const inner = this.#anyValue(depth - 1);
+      const list = optional(sequence(inner, repeat(sequence(comma, inner), 0)));
+      kinds.push(sequence(text("["), list, text("]")));
+      const further = { key: anyKey, value: inner, min: 0, max: Number.POSITIVE_INFINITY };
+      kinds.push(objectExpression({ properties: [], further }, this.#rules));
+    }
+    define(choice(...kinds));
+    return rule;
+  }
+
+  /** oneOf is anyOf when no value can match two branches. */
+  #checkDisjoint(branches: readonly SchemaObject[], pointer: string): void {
+    for (const [i, a] of branches.entries()) {
+      for (const [j, b] of branches.slice(0, i).entries()) {
+        if (this.#areDisjoint(a, b, pointer)) continue;
+        refuse(
+          pointer,
+          `branches ${j} and ${i} may match the same value, which oneOf forbids; use anyOf, or tell them apart by a required property with different constants`,
+        );
+      }
+    }
+  }
+
+  #areDisjoint(a: SchemaObject, b: SchemaObject, pointer: string): boolean {
+    const [values, others] = [valuesOf(a), valuesOf(b)];
+    if (values && others) return !values.some((value) => others.some((other) => isSame(value, other)));
+    const [types, otherTypes] = [a, b].map((schema) =>
+      typesOf(schema, pointer).map((type) => (type === "integer" ? "number" : type)),
+    );
+    if (!types!.some((type) => otherTypes!.includes(type))) return true;
+    const tags = (schema: SchemaObject) =>
+      Object.entries((schema.properties ?? {}) as Record<string, unknown>).flatMap(([name, property]) => {
+        const isRequired = Array.isArray(schema.required) && schema.required.includes(name);
+        const tag = isSchema(property) && typeof property === "object" && isRequired ? valuesOf(property) : undefined;
+        return tag ? [{ name, tag }] : [];
+      });
+    const isObject = (list: string[]) => list.every((type) => type === "object");
+    if (!isObject(types!) || !isObject(otherTypes!)) return false;
+    return tags(a).some(({ name, tag }) =>
+      tags(b).some(
+        (other) => other.name === name && !tag.some((value) => other.tag.some((each) => isSame(each, value))),
+      ),
+    );
+  }
+}
+
+function valuesOf(schema: SchemaObject): unknown[] | undefined {
+  if (schema.const !== undefined) return [schema.const];
+  return Array.isArray(schema.enum) ? schema.enum : undefined;
+}
+
+/** The types that a schema allows; of one that does not say, those that its keywords are about. */
+function typesOf(schema: SchemaObject, pointer: string): string[] {
+  const stated = valuesOf(schema)?.map(typeOf) ?? schema.type;
+  if (stated !== undefined) {
+    const types = [...new Set([stated].flat())] as string[];
+    const unknown = types.find((type) => !jsonTypes.includes(type));
+    if (unknown !== undefined) return refuse(`${pointer}/type`, `${JSON.stringify(unknown)} is no type`);
+    return types;
+  }
+  const hasAny = (keywords: readonly string[]) => keywords.some((keyword) => schema[keyword] !== undefined);
+  const meant = Object.entries(keywordsOf).flatMap(([type, keywords]) => (hasAny(keywords) ? [type] : []));
+  if (patternsOf(schema).length + formatsOf(schema).length > 0 && !meant.includes("string")) meant.push("string");
+  return meant.length > 0 ? meant : ["object", "array", "string", "number", "boolean", "null"];
+}
+
+function typeOf(value: unknown): string {
+  if (value === null) return "null";
+  return Array.isArray(value) ? "array" : typeof value;
+}
+
+function isOfType(value: unknown, type: string): boolean {
+  return typeOf(value) === type || (type === "integer" && Number.isInteger(value));
+}
+
+function countOf(schema: SchemaObject, least: string, most: string, pointer: string): { min: number; max: number } {
+  const count = (keyword: string, otherwise: number) => {
+    const value = schema[keyword] ?? otherwise;
+    if (value === otherwise || (Number.isSafeInteger(value) && (value as number) >= 0)) return value as number;
+    return refuse(`${pointer}/${keyword}`, `it must be a count, got ${JSON.stringify(value)}`);
+  };
+  return { min: count(least, 0), max: count(most, Number.POSITIVE_INFINITY) };
+}
+
+function listOf(value: unknown, pointer: string): unknown[] {
+  return Array.isArray(value) ? value : refuse(pointer, "it must be a list");
+}
+
+/** As JSON Schema's validators read a pattern: with the flag u where it is valid so. */
+function parsePattern(source: string) {
+  try {
+    return parseRegex(source, { flags: "u", match: "search", bmpOnly: true });
+  } catch (error) {
+    try {
+      new RegExp(source, "u");
+    } catch {
+      return parseRegex(source, { flags: "", match: "search", bmpOnly: true });
+    }
+    throw error;
+  }
+}
+
+/** Says where what `body` throws lies. */
+function located<T>(pointer: string, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (DeftreeError.isInstance(error) && !error.message.startsWith("The JSON Schema")) refuse(pointer, error.message);
+    throw error;
+  }
+}
+
+function rememberOne<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
+}
+
+function escapePointer(name: string): string {
+  return name.replaceAll("~", "~0").replaceAll("/", "~1");
+}
