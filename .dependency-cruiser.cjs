@@ -1,11 +1,12 @@
-// Imports run downwards only (docs/architecture.md): cli, examples -> bench, tasks -> langchain -> search; langchain -> engine.
+// Imports run downwards only (docs/architecture.md): cli, examples -> eval -> bench, tasks -> langchain -> search; langchain -> engine.
 const below = {
   search: [],
   engine: [],
   tasks: ["search"],
   langchain: ["search", "engine"],
   bench: ["search", "engine", "langchain", "tasks"],
-  cli: ["search", "engine", "langchain", "tasks", "bench"],
+  eval: ["search", "engine", "tasks", "bench"],
+  cli: ["search", "engine", "langchain", "tasks", "bench", "eval"],
 };
 
 module.exports = {
@@ -15,7 +16,7 @@ module.exports = {
       name: "langchain-only-in-langchain",
       comment: "packages/langchain is the one place that knows LangChain; cli, bench and examples may use its types",
       severity: "error",
-      from: { path: "^packages/(engine|search|tasks)/" },
+      from: { path: "^packages/(engine|search|tasks|eval)/" },
       to: { path: "node_modules/@?langchain" },
     },
     {

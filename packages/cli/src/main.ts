@@ -5,6 +5,7 @@ import { addBenchCommand } from "./commands/bench.js";
 import { addChatCommand } from "./commands/chat.js";
 import { addDemoCommand } from "./commands/demo.js";
 import { addDoctorCommand } from "./commands/doctor.js";
+import { addEvalCommand } from "./commands/eval.js";
 import { addRunCommand } from "./commands/run.js";
 
 const program = new Command("deftree")
@@ -12,6 +13,7 @@ const program = new Command("deftree")
   .showHelpAfterError("(deftree --help lists commands and options)");
 addDemoCommand(program);
 addRunCommand(program);
+addEvalCommand(program);
 addChatCommand(program);
 addBenchCommand(program);
 addDoctorCommand(program);

@@ -83,6 +83,12 @@ export function integers(least: number): (text: string) => number[] {
   return (text) => text.split(",").map(one);
 }
 
+/** "0.5,2" -> [0.5, 2] */
+export function numbers(least: number): (text: string) => number[] {
+  const one = number(least);
+  return (text) => text.split(",").map(one);
+}
+
 export function engineOptions(flags: ModelFlags): EngineOptions {
   return {
     device: flags.device,

@@ -79,4 +79,4 @@ export {
   sortingInSteps,
   sortingProblem,
 } from "./sorting.js";
-export { type AnyTask, TASKS, type Task, type TaskName, type TaskOptions } from "./task.js";
+export { type AnyTask, answerErrors, TASKS, type Task, type TaskName, type TaskOptions } from "./task.js";

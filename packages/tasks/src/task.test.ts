@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import {
   type AnyTask,
+  answerErrors,
   createRng,
   formatCounts,
   formatList,
@@ -51,10 +52,24 @@ describe.each(tasks.map((task) => [task.name, task] as const))("%s", (name, task
       expect(problem.score(state)).toBe(0);
       expect(task.errors(instance, problem.answer(state))).toBe(0);
       expect(task.errors(instance, undefined)).toBe(-problem.failureScore!);
+      expect(answerErrors(task, instance, problem, state)).toBe(0);
+      expect(answerErrors(task, instance, problem, undefined)).toBe(-problem.failureScore!);
       const nonsense = problem.readAnswer("");
+      expect(answerErrors(task, instance, problem, nonsense)).toBe(-problem.failureScore!);
       expect(problem.isSolved(nonsense)).toBe(false);
       expect(problem.score(nonsense)).toBe(problem.failureScore);
     }
+  });
+
+  it("gives its failure score where a scorer throws", () => {
+    const instance = task.generate(task.sizes[0]!, 2);
+    const throws = () => {
+      throw new Error("no score");
+    };
+    const problem = task.problem(instance);
+    const state = problem.readAnswer(rightAnswer(name, instance as never));
+    expect(answerErrors(task, instance, { ...problem, score: throws }, state)).toBe(-problem.failureScore!);
+    expect(answerErrors({ ...task, errors: (_, a) => (a ? throws() : 7) }, instance, problem, state)).toBe(7);
   });
 
   it.each(["direct", "chain-of-thought"] as const)("calls no beginning of a right answer hopeless (%s)", (style) => {

@@ -84,6 +84,25 @@ export interface Task<Instance, State, Answer, Options extends TaskOptions = Tas
 /** A task whose types nobody looks at: instances come from it and go back to it. */
 export type AnyTask = Task<unknown, unknown, unknown>;
 
+/**
+ * The errors of what a search on `problem` answers with: the task's failure score where there is no answer, where nobody can
+ * read it, and where the scorer throws.
+ */
+export function answerErrors<Instance, State, Answer>(
+  task: Task<Instance, State, Answer>,
+  instance: Instance,
+  problem: Problem<State, Answer>,
+  state: State | undefined,
+): number {
+  const failure = task.errors(instance, undefined);
+  try {
+    if (state === undefined || problem.score(state) <= -failure) return failure;
+    return task.errors(instance, problem.answer(state));
+  } catch {
+    return failure;
+  }
+}
+
 const sorting: Task<readonly number[], NumberListState, readonly number[], SortingOptions> = {
   name: "sorting",
   sizeUnit: "digits",

@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import { firstFixedProblem } from "@deftree/bench";
 import { DeftreeError } from "@deftree/engine";
 import type { AnyTask, DataFormat } from "@deftree/tasks";
+import { demoLength } from "../options.js";
 
 /** Items count from 1. One of a file has its row, and says why where that row cannot be read. */
 export interface RunItem {
@@ -10,6 +11,11 @@ export interface RunItem {
   readonly row?: number;
   readonly input?: unknown;
   readonly error?: string;
+}
+
+/** Of generated problems: the smallest of the task, and of lists to sort the demo's. */
+export function defaultSize(task: AnyTask): number {
+  return task.name === "sorting" ? demoLength : task.sizes[0]!;
 }
 
 export function generateItems(task: AnyTask, size: number, items: number): RunItem[] {

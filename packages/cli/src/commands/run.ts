@@ -1,13 +1,22 @@
 import { sortingTree, sumOutcomes } from "@deftree/bench";
+import type { LogSettings } from "@deftree/eval";
 import { ChatDeftree, EngineThoughtModel } from "@deftree/langchain";
 import { bestOfN, breadthFirst, type SearchEvent, type Strategy, search, singleShot } from "@deftree/search";
-import { type AnyTask, type Method, type MethodName, methodFor, methodNames, TASKS } from "@deftree/tasks";
+import {
+  type AnyTask,
+  answerErrors,
+  type Method,
+  type MethodName,
+  methodFor,
+  methodNames,
+  TASKS,
+} from "@deftree/tasks";
 import { type Command, Option } from "commander";
 import { LiveTree } from "../live-tree.js";
-import { addModelOptions, demoLength, engineOptions, integer, type ModelFlags } from "../options.js";
+import { addModelOptions, engineOptions, integer, type ModelFlags } from "../options.js";
 import { formatBytes, formatCount, Output } from "../output.js";
-import { generateItems, type RunItem, readItems } from "./run-items.js";
-import { type ItemOutcome, RunLog, type RunSettings } from "./run-log.js";
+import { defaultSize, generateItems, type RunItem, readItems } from "./run-items.js";
+import { type ItemOutcome, RunLog } from "./run-log.js";
 
 interface RunFlags extends ModelFlags {
   items: number;
@@ -66,10 +75,6 @@ function addTask(run: Command, task: AnyTask): void {
   command.action((flags: RunFlags) => runTask(task, flags));
 }
 
-function defaultSize(task: AnyTask): number {
-  return task.name === "sorting" ? demoLength : task.sizes[0]!;
-}
-
 async function runTask(task: AnyTask, flags: RunFlags): Promise<void> {
   const output = new Output(flags.json);
   const size = flags.data === undefined ? (flags.size ?? flags.length ?? defaultSize(task)) : undefined;
@@ -126,7 +131,7 @@ async function runTask(task: AnyTask, flags: RunFlags): Promise<void> {
 }
 
 /** What decides the answers besides the model and the data. */
-function settingsOf(task: AnyTask, flags: RunFlags, size: number | undefined): RunSettings {
+function settingsOf(task: AnyTask, flags: RunFlags, size: number | undefined): LogSettings {
   const { method, strategy, grow, width, keep, seed } = flags;
   const byHand = method === undefined ? { strategy, width, keep } : {};
   return {
@@ -167,9 +172,9 @@ async function solve(
     log.event(event);
     onEvent(event);
   }
-  const { answer, statistics, stopReason } = await running;
+  const { best, answer, statistics, stopReason } = await running;
   if (stopReason === "aborted") return undefined;
-  const errors = task.errors(input, answer);
+  const errors = answerErrors(task, input, problem, best?.state);
   const outcome = { item, errors, solved: errors === 0, answer, statistics };
   log.finishItem(outcome);
   return outcome;
