@@ -5,7 +5,7 @@ const below = {
   tasks: ["search"],
   langchain: ["search", "engine"],
   bench: ["search", "engine", "langchain", "tasks"],
-  eval: ["search", "engine", "tasks", "bench"],
+  eval: ["search", "engine", "tasks"],
   cli: ["search", "engine", "langchain", "tasks", "bench", "eval"],
 };
 
