@@ -84,10 +84,9 @@ class EngineThoughtBranch implements ThoughtBranch {
         tokens++;
         text += token.text;
         if (token.text !== "") verdict = onText?.(token.text, tokens);
-        if (verdict === false || verdict === "end") {
-          cut.abort();
-          break;
-        }
+        if (verdict === false) this.release();
+        if (verdict === "end") cut.abort();
+        if (verdict === false || verdict === "end") break;
       }
     } catch (error) {
       cut.abort();

@@ -188,21 +188,47 @@ it("keeps to a budget of KV bytes, and still solves", async () => {
   await expectFree();
 });
 
-it("saves tokens by cutting in the middle, at equal accuracy", async () => {
-  const sums = { cut: { tokens: 0, solved: 0 }, whole: { tokens: 0, solved: 0 } };
+it("saves at least a fifth of the tokens by pruning early, at equal accuracy", async () => {
+  const sums = { early: { tokens: 0, solved: 0 }, late: { tokens: 0, solved: 0 } };
   for (let seed = 0; seed < 6; seed++) {
-    for (const kind of ["cut", "whole"] as const) {
+    for (const kind of ["early", "late"] as const) {
       const strategy = breadthFirst({
         ...{ grow: "continue", width: 6, keep: 2, depth: 17, attempts: 36 },
-        cutHopeless: kind === "cut",
+        ...{ cutHopeless: kind === "early", narrowAgreed: kind === "early" },
       });
       const { statistics } = await search(sortingProblem(digits(128, 40 + seed)), strategy, model, { seed });
       sums[kind].tokens += statistics.generatedTokens;
       sums[kind].solved += Number(statistics.solved);
     }
   }
-  expect(sums.cut.solved).toBeGreaterThanOrEqual(sums.whole.solved);
-  expect(sums.cut.tokens).toBeLessThan(sums.whole.tokens);
+  expect(sums.early.solved).toBeGreaterThanOrEqual(sums.late.solved);
+  expect(sums.early.tokens).toBeLessThan(0.8 * sums.late.tokens);
+});
+
+it.each([0, 3])("frees the KV of a hopeless thought within one step, beside %i that decode on", async (numOthers) => {
+  const root = await model.open(sortingProblem(digits(64, 3)).prompt());
+  const [hopeless, ...others] = root.fork(1 + numOthers);
+  const decoding = others.map((other) => other.decode({ maxTokens: 200 }));
+  let freed: Promise<{ branches: number; steps: number }> | undefined;
+  const { finishReason } = await hopeless!.decode({
+    maxTokens: 200,
+    onText: (_, tokens) => {
+      if (tokens < 20) return true;
+      const { steps } = engine.stats();
+      // A check behind the prune, in the same batch of commands: what the engine counts when it comes to it.
+      freed = Promise.resolve()
+        .then(() => engine.checkInvariants())
+        .then(() => ({ branches: engine.stats().branches, steps: engine.stats().steps - steps }));
+      return false;
+    },
+  });
+  expect(finishReason).toBe("cut");
+  const { branches, steps } = await freed!;
+  expect(branches).toBe(1 + numOthers);
+  if (numOthers === 0) expect(steps).toBeLessThanOrEqual(1);
+  await Promise.all(decoding);
+  for (const branch of [root, ...others]) branch.release();
+  await expectFree();
 });
 
 describe("evaluation by the model itself", () => {

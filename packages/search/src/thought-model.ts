@@ -27,7 +27,8 @@ export interface ThoughtDecodeOptions extends ThoughtSampling {
   stop?: string[];
   /**
    * Called as text becomes final, with the new piece and the number of tokens so far. `false` cuts the thought here (a
-   * program saw that it is hopeless); `"end"` ends it here, so that the branch holds this text and no more.
+   * program saw that it is hopeless), and the model may release its branch at once; `"end"` ends it here, so that the branch
+   * holds this text and no more.
    */
   onText?: (piece: string, tokens: number) => boolean | "end" | void;
   signal?: AbortSignal;

@@ -47,8 +47,31 @@ describe("breadthFirst, continue", () => {
     expect(counts.sort()).toEqual([4, 5]);
   });
 
+  it("begins half as wide after a level that agreed, and widens where thoughts differ", async () => {
+    const seen = { narrow: 0, widened: 0 };
+    for (let seed = 0; seed < 200; seed++) {
+      const width = 2 + (seed % 7);
+      const hopeless = seed % 2 === 0 ? undefined : digitsProblem(input).hopeless;
+      const strategy = breadthFirst({ grow: "continue", width, keep: 2, depth: 4, attempts: 400 });
+      const model = new ScriptedModel({ errorRate: (seed % 4) / 40 });
+      const { tree } = await search({ ...digitsProblem(input), hopeless }, strategy, model, { seed });
+      let agreed = false;
+      for (const level of levels(tree.thoughts)) {
+        const living = level.filter(({ pruneReason }) => pruneReason !== "hopeless" && pruneReason !== "unsolved");
+        if (living.length === 0 || living[0]!.tokens > 4) break; // the model finishes the answer by itself
+        const agrees = new Set(living.map(({ state }) => state!.text)).size === 1;
+        const half = Math.max(2, Math.ceil(width / 2));
+        expect(living).toHaveLength(agreed && agrees ? half : width);
+        if (agreed && half < width) seen[agrees ? "narrow" : "widened"]++;
+        agreed = agrees && living.length > 1;
+      }
+    }
+    expect(seen.narrow).toBeGreaterThan(20);
+    expect(seen.widened).toBeGreaterThan(5);
+  });
+
   it("cuts a hopeless thought in the middle and replaces it until the width lives", async () => {
-    const strategy = breadthFirst({ grow: "continue", width: 6, depth: 4, attempts: 60 });
+    const strategy = breadthFirst({ grow: "continue", width: 6, depth: 4, attempts: 60, narrowAgreed: false });
     const { tree } = await search(digitsProblem(input), strategy, new ScriptedModel({ errorRate: 0.25 }));
     for (const level of levels(tree.thoughts)) {
       const dead = level.filter(({ pruneReason }) => pruneReason === "hopeless" || pruneReason === "unsolved");

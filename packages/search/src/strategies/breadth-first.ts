@@ -11,7 +11,7 @@
  * Thoughts of a level do not wait for each other: each is scored as soon as it ends, and one that died is replaced at
  * once, while its siblings decode. Yet the tree depends on the seed alone. The thoughts of a level are a sequence: the
  * n-th has its number, place and seed whenever it starts, and it starts when n - width before it have died. So the level
- * is always the shortest beginning of the sequence in which `width` live. Only the selection waits for its whole level, since
+ * is always the shortest beginning of the sequence in which `width` live, or half as many that say the same. Only the selection waits for its whole level, since
  * it compares all of it; so does a vote.
  */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
@@ -42,6 +42,11 @@ export interface BreadthFirstOptions extends StrategyOptions {
   stopWhenSolved?: boolean;
   /** `continue`: cut a thought in the middle as soon as the problem calls it hopeless. True by default. */
   cutHopeless?: boolean;
+  /**
+   * `continue`: after a level whose living thoughts all had one state, so that one of them is kept, begin the next half as
+   * wide, and go on to `width` only where its thoughts differ. True by default.
+   */
+  narrowAgreed?: boolean;
   /** `continue`: parts are sampled one by one (default), or several listed in one generation. */
   propose?: ProposeKind;
   /**
@@ -64,6 +69,7 @@ export function breadthFirst(options: BreadthFirstOptions): Strategy {
     ...{ grow, width, keep, depth, attempts: Math.max(attempts, width) },
     stopWhenSolved: options.stopWhenSolved ?? true,
     cutHopeless: options.cutHopeless ?? true,
+    narrowAgreed: options.narrowAgreed ?? true,
     propose: options.propose ?? "sample",
     adaptWidth: options.adaptWidth ?? false,
     sampling: options.sampling ?? { temperature: 1 },
@@ -74,6 +80,9 @@ export function breadthFirst(options: BreadthFirstOptions): Strategy {
 
 type Settings = Required<Omit<BreadthFirstOptions, "speculation">>;
 
+/** Of one level: it needs `agreedWidth` thoughts only where they have one state. */
+type LevelSettings = Settings & { agreedWidth: number };
+
 async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settings: Settings): Promise<void> {
   const { problem } = run;
   if (settings.grow === "reprompt" && settings.depth > 1 && problem.improvePrompt === undefined) {
@@ -81,11 +90,18 @@ async function searchLevels<State, Answer>(run: SearchRun<State, Answer>, settin
   }
   const stateKey = stateKeyOf(problem);
   let kept: LiveThought<State>[] = [];
+  let narrow = false;
   for (let depth = 1; depth <= settings.depth; depth++) {
     const places = depth === 1 ? [await rootPlace(run)] : await placesAfter(run, kept, depth, settings);
     const width = widthAt(run, depth, settings);
-    const level = await growLevel(run, places, kept, { ...settings, width }, nextThoughts(run, depth, settings));
+    const limits: LevelSettings = {
+      ...settings,
+      width,
+      agreedWidth: narrow ? Math.max(2, Math.ceil(width / 2)) : width,
+    };
+    const level: LiveThought<State>[] = await growLevel(run, places, kept, limits, nextThoughts(run, depth, settings));
     if (run.signal.aborted) return;
+    narrow = settings.grow === "continue" && settings.narrowAgreed && level.length > 1 && numStates(run, level) === 1;
     const candidates =
       settings.grow === "continue" ? level.filter((thought) => !thought.answered) : [...kept, ...level];
     const selection = keepBest(candidates, settings.keep, stateKey);
@@ -132,15 +148,18 @@ function partTokens<State, Answer>(problem: Problem<State, Answer>, settings: Se
   return settings.grow === "reprompt" ? problem.answerMaxTokens : problem.thought.maxTokens;
 }
 
-/** Grows thoughts at `places` in turn until `width` of them live, and returns the living in order of their numbers. */
+/**
+ * Grows thoughts at `places` in turn until `width` of them live, or `agreedWidth` that all have one state, and returns the
+ * living in order of their numbers.
+ */
 async function growLevel<State, Answer>(
   run: SearchRun<State, Answer>,
   places: readonly Place[],
   kept: readonly LiveThought<State>[],
-  settings: Settings,
+  settings: LevelSettings,
   next: NextThoughts<State> | undefined,
 ): Promise<LiveThought<State>[]> {
-  const { width, attempts, grow, sampling } = settings;
+  const { width, agreedWidth, attempts, grow, sampling } = settings;
   const comparesLevel = run.evaluator.scope === "level";
   const living: LiveThought<State>[] = [];
   const growing = new Set<Promise<void>>();
@@ -152,7 +171,8 @@ async function growLevel<State, Answer>(
     living.push(...scored.filter((thought) => comparesLevel || grow === "reprompt" || staysAlive(run, thought)));
   };
   const start = (): boolean => {
-    const wanted = Math.min(width - living.length - awaited, attempts - started);
+    const target = agreedWidth < width && numStates(run, living) < 2 ? agreedWidth : width;
+    const wanted = Math.min(target - living.length - awaited, attempts - started);
     if (wanted < 1) return false;
     const granted = run.grant(wanted, partTokens(run.problem, settings), living.length + awaited > 0);
     if (granted === undefined) return false;
@@ -183,6 +203,11 @@ async function growLevel<State, Answer>(
   }
   living.sort((a, b) => a.id - b.id);
   return comparesLevel ? compareLevel(run, kept, living, settings, next) : living;
+}
+
+function numStates<State, Answer>(run: SearchRun<State, Answer>, thoughts: readonly LiveThought<State>[]): number {
+  const stateKey = stateKeyOf(run.problem);
+  return new Set(thoughts.map(({ state }) => stateKey(state))).size;
 }
 
 /** Scores a level's thoughts, and with `reprompt` those kept before, against each other. */
