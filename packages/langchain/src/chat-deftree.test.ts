@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import { DeftreeError } from "@deftree/engine";
 import { BaseCallbackHandler } from "@langchain/core/callbacks/base";
 import { ContextOverflowError, getRetryable, ModelAbortError } from "@langchain/core/errors";
@@ -226,6 +227,22 @@ describe("abort", () => {
     };
     await expect(read()).rejects.toThrow("enough");
     await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(engine.openBranches).toBe(0);
+  });
+
+  it("hears one signal of many calls without a listener for each", async () => {
+    const engine = slow();
+    const chat = new ChatDeftree({ engine });
+    const controller = new AbortController();
+    const { signal } = controller;
+    const calls = Array.from({ length: 12 }, async () => {
+      for await (const _ of chat._streamResponseChunks([new HumanMessage("count")], { signal }));
+    });
+    while (engine.decodedTokens < 24) await new Promise(setImmediate);
+    expect(getEventListeners(signal, "abort")).toHaveLength(0);
+    expect(engine.openBranches).toBe(12);
+    controller.abort();
+    await Promise.all(calls);
     expect(engine.openBranches).toBe(0);
   });
 

@@ -273,15 +273,17 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
   ): AsyncGenerator<T> {
     const { calls, tools } = await this.start(messages, options, 1);
     const call = calls[0]!;
-    // After an abort nobody may read on, and this generator would keep the branch for ever.
+    // After an abort nobody may read on, and this generator would keep the branch for ever. It listens to a signal of its
+    // own: many calls may share the caller's, and Node warns of an eleventh listener.
     const end = () => call.end();
-    options.signal?.addEventListener("abort", end, { once: true });
+    const aborted = options.signal && AbortSignal.any([options.signal]);
+    aborted?.addEventListener("abort", end, { once: true });
     try {
       yield* read(call, tools);
     } catch (error) {
       throw toLangChainError(error);
     } finally {
-      options.signal?.removeEventListener("abort", end);
+      aborted?.removeEventListener("abort", end);
       end();
     }
   }

@@ -26,7 +26,7 @@ export class EngineShare {
    * others wait for it too.
    */
   async engine(signal?: AbortSignal): Promise<BranchEngine> {
-    if (this.#fields.engine !== undefined) return this.#fields.engine;
+    if (this.#loaded !== undefined) return this.#loaded;
     this.#lease ??= engines.lease(this.#model, engineOptions(this.#fields));
     const lease = this.#lease;
     const loaded = lease.engine.then(
@@ -54,13 +54,15 @@ export class EngineShare {
 async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return promise;
   let onAbort = () => {};
+  // A signal of its own: many calls may share the caller's, and Node warns of an eleventh listener.
+  const own = AbortSignal.any([signal]);
   const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(signal.reason);
-    signal.addEventListener("abort", onAbort, { once: true });
+    onAbort = () => reject(own.reason);
+    own.addEventListener("abort", onAbort, { once: true });
   });
   try {
     return await Promise.race([promise, aborted]);
   } finally {
-    signal.removeEventListener("abort", onAbort);
+    own.removeEventListener("abort", onAbort);
   }
 }

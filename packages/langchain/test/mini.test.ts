@@ -80,6 +80,7 @@ describe("ChatDeftree with mini", () => {
     };
     await expect(read()).rejects.toThrow("enough");
     const other = new AbortController();
+    while (engine.stats().branches > 0) await new Promise(setImmediate);
     const before = engine.stats().decodedTokens;
     const call = chat.invoke(sortPrompt(long), { signal: other.signal });
     while (engine.stats().decodedTokens < before + 3) await new Promise(setImmediate);
