@@ -36,6 +36,15 @@ const expected: Record<string, RegExp[]> = {
   "12-document-merging.ts": [/^skipped: mini does not know document merging/m],
   "13-graph-of-thoughts.ts": [/^thought \d+ joins \d+ and \d+$/m, /^\d+ errors in 64 digits$/m],
   "14-remote-server.ts": [/^skipped: DEFTREE_SERVER_URL names no server$/m],
+  "15-agent-that-thinks.ts": [
+    /^without thinking: (right|wrong)\nthought \d+ thoughts, \d+ of them pruned\nafter thinking: (right|wrong)$/m,
+  ],
+  // Eight prompts of about 1,075 tokens that have all but 20 in common, and answers of 40 tokens at most.
+  "16-graph-fan-out.ts": [
+    /^8 workers asked with 8[56]\d\d prompt tokens; 12\d\d were computed\nat most 1[2-5]\d\d tokens were stored/m,
+    /would have read ([4-9]|1\d)\.\d times the bytes$/m,
+  ],
+  "17-resume-a-graph.ts": [/^cut off after 3\d thoughts\nresumed: \d+ more\nsolved: (true|false)$/m],
 };
 
 async function run(name: string, environment: Record<string, string> = {}): Promise<string> {
