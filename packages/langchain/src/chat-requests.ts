@@ -1,5 +1,5 @@
 /** Requests of a search to a chat model: settings that the class takes at construction only, and siblings joined by `n`. */
-import type { ThoughtDecodeOptions } from "@deftree/search";
+import type { ThoughtDecodeOptions, ThoughtFormat } from "@deftree/search";
 import type { BaseChatModel, BaseChatModelCallOptions } from "@langchain/core/language_models/chat_models";
 import type { AIMessage, AIMessageChunk, BaseMessage } from "@langchain/core/messages";
 
@@ -48,7 +48,8 @@ export class ChatRequests {
   /** One answer. Requests of the same turn that differ in their seed only are one request with `n` answers. */
   ask(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<Answer> {
     const settings = this.#settingsOf(messages, options);
-    const key = JSON.stringify([messages.map(({ type, text }) => [type, text]), settings, options.stop]);
+    const said = messages.map(({ type, text }) => [type, text]);
+    const key = JSON.stringify([said, settings, options.stop, options.format]);
     const groups = this.#groups.get(options.signal) ?? new Map<string, Group>();
     const open = this.joinsSiblings ? groups.get(key) : undefined;
     const group = open ?? { messages, settings, options, waiting: [] };
@@ -66,7 +67,7 @@ export class ChatRequests {
   /** One answer, piece by piece. */
   stream(messages: BaseMessage[], options: ThoughtDecodeOptions): Promise<AsyncIterable<AIMessageChunk>> {
     const settings = this.#settingsOf(messages, options);
-    return this.configured(settings).stream(messages, callOptions(options, settings));
+    return this.configured(settings).stream(messages, this.#callOptions(options, settings));
   }
 
   /** The chat model with these settings: many integrations take them at construction, and ignore them in a call. */
@@ -96,17 +97,33 @@ export class ChatRequests {
     return Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== undefined)) as typeof settings;
   }
 
+  #callOptions(
+    { stop, signal, seed, format }: ThoughtDecodeOptions,
+    settings: RequestSettings,
+  ): BaseChatModelCallOptions {
+    const { modelKwargs: _, ...known } = settings;
+    const { maxTokens, topP } = known;
+    return {
+      ...{ tags, stop, seed, ...known },
+      // Both spellings are in use.
+      ...{ max_tokens: maxTokens, top_p: topP },
+      // A signal of its own for each request: LangChain and its clients add listeners to it, and searches have many requests.
+      ...(signal && { signal: AbortSignal.any([signal]) }),
+      ...(format && { response_format: responseFormat(format, this.chat) }),
+    } as BaseChatModelCallOptions;
+  }
+
   async #send({ messages, settings, options, waiting }: Group): Promise<void> {
     const n = waiting.length;
     const sent = n === 1 ? settings : { ...settings, n };
     try {
-      const call = callOptions({ ...options, seed: waiting[0]!.seed }, sent);
+      const call = this.#callOptions({ ...options, seed: waiting[0]!.seed }, sent);
       const { generations } = await this.configured(sent).generate([messages], call);
       const answers = generations[0]!
         .slice(0, n)
         .map((generation) => (generation as unknown as { message: AIMessage }).message);
       if (answers.length === 0) throw new Error("the chat model gave no answer");
-      const tokens = shares(answers);
+      const tokens = countTokens(answers, sent.maxTokens);
       answers.forEach((message, i) => {
         waiting[i]!.resolve({ message, end: takeEnd(message, i), tokens: tokens[i]!, isFirst: i === 0 });
       });
@@ -131,14 +148,15 @@ interface Group {
   waiting: { resolve(answer: Answer): void; reject(error: unknown): void; seed: number | undefined }[];
 }
 
-/** Both spellings are in use. */
-function callOptions(
-  { stop, signal, seed }: Pick<ThoughtDecodeOptions, "stop" | "signal" | "seed">,
-  settings: RequestSettings,
-): BaseChatModelCallOptions {
-  const { modelKwargs: _, ...known } = settings;
-  const { maxTokens, topP } = known;
-  return { tags, signal, stop, seed, ...known, max_tokens: maxTokens, top_p: topP } as BaseChatModelCallOptions;
+/** @throws TypeError where nothing makes the model keep to the format. */
+function responseFormat(format: ThoughtFormat, chat: BaseChatModel): object {
+  if ("regex" in format) {
+    throw new TypeError(`${chat.getName()} cannot keep a text to a regular expression: chat models take JSON schemas`);
+  }
+  if (!(chat.callKeys as string[]).includes("response_format")) {
+    throw new TypeError(`${chat.getName()} takes no response_format, so it cannot keep a text to a JSON schema`);
+  }
+  return { type: "json_schema", json_schema: { name: "thought", schema: format.jsonSchema, strict: true } };
 }
 
 /** Takes the server's own response off a message of ChatOpenAI, and reads from it what LangChain leaves out. */
@@ -152,12 +170,29 @@ export function takeEnd(message: AIMessage | AIMessageChunk, choice = 0): Answer
 }
 
 interface RawResponse {
+  /** Of llama.cpp's server. */
+  timings?: { predicted_n?: number };
   choices?: { stop_reason?: string | number | null; matched_stop?: string | number | null }[];
 }
 
-/** The tokens of one request, divided among its answers by their length; the sum is exact. */
-function shares(answers: readonly AIMessage[]): number[] {
-  const total = answers[0]?.usage_metadata?.output_tokens ?? 0;
+/**
+ * The tokens of each answer of one request, judged by its length; the sum is what the server says. llama.cpp's server says the
+ * tokens of the first answer alone, whatever `n` was.
+ */
+function countTokens(answers: readonly AIMessage[], maxTokens: number): number[] {
+  const [first] = answers;
+  const counted = first!.usage_metadata?.output_tokens ?? 0;
+  const raw = first!.additional_kwargs.__raw_response as RawResponse | undefined;
+  if (answers.length === 1 || raw?.timings?.predicted_n !== counted) return shares(answers, counted);
+  const perLetter = counted / (first!.text.length + 1);
+  return answers.map(({ text, response_metadata }, i) => {
+    if (i === 0) return counted;
+    const guessed = Math.round(perLetter * (text.length + 1));
+    return response_metadata.finish_reason === "length" ? maxTokens : Math.min(maxTokens, Math.max(1, guessed));
+  });
+}
+
+function shares(answers: readonly AIMessage[], total: number): number[] {
   const lengths = answers.map(({ text }) => text.length + 1);
   const sum = lengths.reduce((a, b) => a + b, 0);
   let seen = 0;

@@ -1,5 +1,14 @@
 /** Searches on a remote model: LangChain's own OpenAI client against a server on loopback. */
-import { bestOfN, breadthFirst, choiceLogprobs, llmValue, type Problem, search } from "@deftree/search";
+import {
+  bestOfN,
+  breadthFirst,
+  choiceLogprobs,
+  llmValue,
+  type Problem,
+  search,
+  type ThoughtFormat,
+} from "@deftree/search";
+import { FakeListChatModel } from "@langchain/core/utils/testing";
 import { ChatOpenAI, type ChatOpenAIFields } from "@langchain/openai";
 import { describe, expect, it } from "vitest";
 import { type DigitsState, digitsProblem, sorted } from "../test/digits-problem.js";
@@ -44,6 +53,17 @@ describe("siblings", () => {
     for (const { tokens } of tree.thoughts.slice(1)) expect(Math.abs(tokens - 13)).toBeLessThanOrEqual(1);
   });
 
+  it("are all counted where a server counts the first alone", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.3, countsFirst: true });
+    const strategy = bestOfN({ n: 4, stopWhenSolved: false });
+    const whole = await search(problem(), strategy, modelOf(server));
+    expect(whole.statistics.generatedTokens).toBe(server.generatedTokens);
+    const before = server.generatedTokens;
+    const cut = await search(problem({ answerMaxTokens: 5 }), strategy, modelOf(server));
+    expect(cut.statistics.generatedTokens).toBe(server.generatedTokens - before);
+    expect(cut.statistics.generatedTokens).toBe(4 * 5);
+  });
+
   it("are asked for one by one where a server gives fewer answers", async () => {
     await using server = await OpenAiServer.start({ mostAnswers: 1, errorRate: 0.3 });
     const { tree, statistics } = await search(problem(), bestOfN({ n: 4, stopWhenSolved: false }), modelOf(server));
@@ -54,14 +74,16 @@ describe("siblings", () => {
   });
 
   it("of two searches are two requests, so that aborting one leaves the other", async () => {
-    await using server = await OpenAiServer.start({ answerAfterMs: 30 });
+    await using server = await OpenAiServer.start({ answerAfterMs: 100 });
     const model = modelOf(server);
     const controller = new AbortController();
     const strategy = bestOfN({ n: 4 });
     const aborted = search(problem(), strategy, model, { signal: controller.signal });
     const other = search(problem(), strategy, model);
-    setTimeout(() => controller.abort(), 10);
-    const [first, second] = await Promise.all([aborted.result, other.result]);
+    const results = Promise.all([aborted.result, other.result]);
+    while (server.requests.length < 2) await new Promise((resolve) => setTimeout(resolve, 1));
+    controller.abort();
+    const [first, second] = await results;
     expect(server.requests.map(({ n }) => n)).toEqual([4, 4]);
     expect(first.stopReason).toBe("aborted");
     expect(second.solved).toBe(true);
@@ -224,4 +246,49 @@ describe("failing servers", () => {
     await expect(running.result).rejects.toThrow("status 400 as told");
     expect(server.requests).toHaveLength(1);
   });
+});
+
+describe("a format of thoughts", () => {
+  const jsonSchema = { type: "array", items: { type: "integer" } };
+
+  it("is asked of a server as its response format, of the right thoughts", async () => {
+    await using server = await OpenAiServer.start();
+    const asked = () => server.requests.splice(0).map(({ response_format }) => response_format);
+    const parts = problem({ thought: { maxTokens: 4, format: { jsonSchema } } });
+    const expected = { type: "json_schema", json_schema: { name: "thought", schema: jsonSchema, strict: true } };
+    const { solved } = await search(parts, breadthFirst({ grow: "continue", width: 2, depth: 4 }), modelOf(server));
+    expect(solved).toBe(true);
+    expect(server.requests.length).toBeGreaterThan(3);
+    for (const format of asked()) expect(format).toEqual(expected);
+    await search(parts, bestOfN({ n: 2 }), modelOf(server));
+    expect(asked()).toEqual([undefined]);
+    const whole = problem({ answerFormat: { jsonSchema } });
+    await search(whole, bestOfN({ n: 2 }), modelOf(server));
+    expect(asked()).toEqual([expected, expected]);
+  });
+
+  it("is refused where nothing would keep the model to it", async () => {
+    await using server = await OpenAiServer.start();
+    const run = (model: ChatThoughtModel, answerFormat: ThoughtFormat) =>
+      search(problem({ answerFormat }), bestOfN({ n: 1 }), model).result;
+    await expect(run(modelOf(server), { regex: "[0-9]+" })).rejects.toThrow(
+      "cannot keep a text to a regular expression",
+    );
+    const plain = new ChatThoughtModel(new FakeListChatModel({ responses: ["1"] }));
+    await expect(run(plain, { jsonSchema })).rejects.toThrow("takes no response_format");
+    expect(server.requests).toHaveLength(0);
+  });
+});
+
+it("adds no listener to a signal for each request of a wide search", async () => {
+  const warnings: Error[] = [];
+  const onWarning = (warning: Error) => warnings.push(warning);
+  process.on("warning", onWarning);
+  await using server = await OpenAiServer.start({ errorRate: 0.3 });
+  for (const options of [{ joinSiblings: false }, { stream: true }]) {
+    await search(problem(), bestOfN({ n: 40, width: 40 }), modelOf(server, options));
+  }
+  await new Promise(setImmediate);
+  process.off("warning", onWarning);
+  expect(warnings).toEqual([]);
 });

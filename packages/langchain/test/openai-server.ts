@@ -18,6 +18,7 @@ export interface ChatRequest {
   stream_options?: { include_usage?: boolean };
   logprobs?: boolean;
   top_logprobs?: number;
+  response_format?: unknown;
   model: string;
 }
 
@@ -29,6 +30,8 @@ export interface ServerOptions {
   reply?: (request: ChatRequest) => string | undefined;
   /** Tell what ended an answer, as vLLM does. */
   tellsStops?: boolean;
+  /** Count the first answer's tokens alone, whatever `n` says, as llama.cpp's server does. */
+  countsFirst?: boolean;
   topLogprobs?: { token: string; logprob: number }[];
   /** Before an answer that is not streamed. */
   answerAfterMs?: number;
@@ -106,7 +109,9 @@ export class OpenAiServer {
           finish_reason: finishReason,
           logprobs: chat.logprobs ? { content: [this.#logprobs()] } : null,
         })),
-        usage: usage(chat, generated),
+        ...(this.options.countsFirst
+          ? { usage: usage(chat, choices[0]!.tokens.length), timings: { predicted_n: choices[0]!.tokens.length } }
+          : { usage: usage(chat, generated) }),
       }),
     );
   }
