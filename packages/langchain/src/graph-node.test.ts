@@ -115,6 +115,21 @@ async function savedThoughts(checkpointer: MemorySaver) {
   return events.filter((event) => event.type === "thought:finished");
 }
 
+it("saves nothing when it is told so", async () => {
+  const think = thoughtSearchNode({
+    model: new ChatDeftree({ engine: sortingEngine() }),
+    problem: (state: { digits: string }) => digitsProblem(state.digits),
+    update: ({ answer }) => ({ digits: answer ?? "" }),
+    checkpoint: false,
+  });
+  const graph = new StateGraph(State)
+    .addNode("think", think)
+    .addEdge(START, "think")
+    .compile({ checkpointer: new MemorySaver() });
+  const updates = await collect(await graph.stream({ digits: "321" }, { ...thread("a"), streamMode: "updates" }));
+  expect(updates).toEqual([{ think: { digits: "123" } }]);
+});
+
 it("starts anew when a graph is forked from before the search", async () => {
   const engine = sortingEngine();
   const graph = graphOf(engine);

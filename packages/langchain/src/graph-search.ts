@@ -18,6 +18,11 @@ export interface GraphSearchFields<Input, State, Answer>
   extends Omit<TreeOfThoughtsFields<Input, State, Answer>, "model" | "problem" | "resume" | "strategy"> {
   /** By default that of `treeOfThoughts`. */
   strategy?: ThoughtSearchFields<Input, State, Answer>["strategy"];
+  /**
+   * Whether thoughts are saved in the graph's checkpoint, where the run has one, as soon as they are finished. True by
+   * default; false begins a search that was cut off anew.
+   */
+  checkpoint?: boolean;
 }
 
 /** What a node knows of its graph's run. */
@@ -36,8 +41,9 @@ export async function searchInGraph<Input, State, Answer>(
   input: Input,
   { writer, ...config }: NodeRuntime,
 ): Promise<SearchResult<State, Answer>> {
-  const { strategy, ...others } = fields;
-  const log = config.configurable?.thread_id === undefined ? undefined : await CheckpointedLog.open();
+  const { strategy, checkpoint = true, ...others } = fields;
+  const saves = checkpoint && config.configurable?.thread_id !== undefined;
+  const log = saves ? await CheckpointedLog.open() : undefined;
   const settings: TreeOfThoughtsFields<Input, State, Answer> = {
     ...{ ...others, model, problem: () => problem },
     resume: () => log?.past,

@@ -1,5 +1,5 @@
 import type { Problem, SearchResult, ThoughtModel } from "@deftree/search";
-import { BaseChatModel } from "@langchain/core/language_models/chat_models";
+import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import { AIMessage, type BaseMessage, HumanMessage } from "@langchain/core/messages";
 import { pushMessage } from "@langchain/langgraph";
 import { type AgentMiddleware, createMiddleware, type ModelRequest } from "langchain";
@@ -95,12 +95,12 @@ function shown(message: AIMessage): AIMessage {
 
 /** The chat model itself, below what it was bound to or configured with. */
 async function chatModelOf(model: unknown): Promise<BaseChatModel> {
-  if (model instanceof BaseChatModel) return model;
   const { bound, _getModelInstance: instance } = model as {
     bound?: unknown;
     _getModelInstance?: () => Promise<BaseChatModel>;
   };
-  return bound === undefined && instance !== undefined ? instance.call(model) : chatModelOf(bound);
+  if (bound !== undefined) return chatModelOf(bound);
+  return instance === undefined ? (model as BaseChatModel) : instance.call(model);
 }
 
 function textOf({ text = "" }: SearchResult<unknown, unknown>): string {
