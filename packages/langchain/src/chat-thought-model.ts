@@ -31,7 +31,7 @@ export interface ChatThoughtModelOptions {
   joinSiblings?: boolean;
   /**
    * Stream each thought, one request each: its tokens come as they are generated, and cutting a hopeless one ends its
-   * request. False by default.
+   * request. False by default; thoughts in a format are streamed always.
    */
   stream?: boolean;
   /**
@@ -90,7 +90,8 @@ class ChatThoughtBranch implements ThoughtBranch {
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
     try {
-      return await (this.streams ? this.#streamed(options) : this.#whole(options));
+      // Of an answer in a format that its length cut, ChatOpenAI gives an error unless it streams.
+      return await (this.streams || options.format ? this.#streamed(options) : this.#whole(options));
     } catch (error) {
       if (options.signal?.aborted) return { text: "", tokens: 0, finishReason: "aborted", ended: false };
       throw error;
@@ -103,7 +104,8 @@ class ChatThoughtBranch implements ThoughtBranch {
    */
   async score(continuations: string[], signal?: AbortSignal): Promise<number[]> {
     const settings = { maxTokens: 1, logprobs: true, topLogprobs: 20 };
-    const message = await this.requests.configured(settings).invoke(this.#messages(), { signal, tags: ["nostream"] });
+    const options = { signal: signal && AbortSignal.any([signal]), tags: ["nostream"] };
+    const message = await this.requests.configured(settings).invoke(this.#messages(), options);
     this.#book(message, message.usage_metadata?.output_tokens ?? 0, true);
     const { logprobs } = message.response_metadata as { logprobs?: { content?: { top_logprobs?: TokenLogprob[] }[] } };
     const tokens = logprobs?.content?.[0]?.top_logprobs;
@@ -126,7 +128,7 @@ class ChatThoughtBranch implements ThoughtBranch {
   async #whole(options: ThoughtDecodeOptions): Promise<DecodedThought> {
     const { message, end, tokens, isFirst } = await this.requests.ask(this.#messages(), options);
     this.#book(message, tokens, isFirst);
-    const decoded = this.#finish(message, end, tokens, options.stop);
+    const decoded = this.#finish(message, end, tokens, options);
     const isCut = decoded.text !== "" && options.onText?.(decoded.text, tokens) === false;
     return isCut ? { text: decoded.text, tokens, finishReason: "cut", ended: false } : decoded;
   }
@@ -165,22 +167,25 @@ class ChatThoughtBranch implements ThoughtBranch {
     }
     if (options.signal?.aborted || message === undefined)
       return { text, tokens, finishReason: "aborted", ended: false };
-    return this.#finish(message, end, tokens, options.stop);
+    return this.#finish(message, end, tokens, options);
   }
 
-  /** Where the server does not say what ended the answer, and one stop string was asked for, it was that. */
+  /**
+   * Where the server does not say what ended the answer, and one stop string was asked for, it was that. A text that is whole
+   * in its format ends its message, and may yet be a part of the answer.
+   */
   #finish(
     message: AIMessage | AIMessageChunk,
     end: AnswerEnd,
     tokens: number,
-    stops: readonly string[] = [],
+    { stop: stops = [], format }: ThoughtDecodeOptions,
   ): DecodedThought {
     const { text } = message;
     const finishReason = message.response_metadata.finish_reason === "length" ? "length" : "stop";
-    const guess = text !== "" && stops.length === 1 ? stops[0] : undefined;
+    const guess = text !== "" && stops.length === 1 && !format ? stops[0] : undefined;
     const stopString = finishReason === "length" ? undefined : end.isKnown ? end.stopString : guess;
-    const ended =
-      finishReason === "stop" && stopString === undefined && (end.isKnown || stops.length === 0 || text === "");
+    const isEnd = end.isKnown || stops.length === 0 || text === "";
+    const ended = finishReason === "stop" && stopString === undefined && isEnd && !format;
     this.#answer += text + (stopString ?? "");
     return { text, tokens, finishReason, stopString, ended };
   }

@@ -67,13 +67,14 @@ class EngineThoughtBranch implements ThoughtBranch {
   }
 
   async decode(options: ThoughtDecodeOptions): Promise<DecodedThought> {
-    const { onText, signal, speculation, ...rest } = options;
+    const { onText, signal, speculation, format, ...rest } = options;
     const cut = new AbortController();
     const before = this.branch.length;
     this.usage.promptTokens += before;
     const stream = this.branch.decode({
       ...rest,
       speculation: speculation as Speculation | undefined,
+      ...(format && { constraint: format }),
       signal: signal === undefined ? cut.signal : AbortSignal.any([signal, cut.signal]),
     });
     let text = "";
@@ -107,7 +108,7 @@ class EngineThoughtBranch implements ThoughtBranch {
       tokens: result.tokens.length,
       finishReason: result.finishReason === "pruned" ? "aborted" : result.finishReason,
       stopString: this.#stopText(result),
-      ended: result.finishReason === "stop" && result.stopString === undefined,
+      ended: result.finishReason === "stop" && this.engine.tokenizer.eosTokens.includes(result.tokens.at(-1)!),
       tokenIds: result.tokens,
     };
   }

@@ -15,7 +15,7 @@ export type SearchEvent<State = unknown, Answer = unknown> =
       problem: string;
       model: string;
       seed: number;
-      /** Hash of what decides the tree besides the seed: prompt, strategy's settings, evaluation. */
+      /** Hash of what decides the tree besides the seed: prompt, ends of thoughts, strategy's settings, evaluation. */
       fingerprint: number;
       state: State;
     }

@@ -29,6 +29,7 @@ export type {
   PromptMessage,
   ThoughtBranch,
   ThoughtDecodeOptions,
+  ThoughtFormat,
   ThoughtModel,
   ThoughtSampling,
   TokenSpeculation,

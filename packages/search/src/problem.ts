@@ -4,7 +4,7 @@
  * `State` is what a thought means (a partial list, say); `Answer` the final result. Higher scores are better; by
  * convention a solved answer scores 0 and each error costs 1, so a score reads as minus the number of errors.
  */
-import type { PromptMessage } from "./thought-model.js";
+import type { PromptMessage, ThoughtFormat } from "./thought-model.js";
 
 export interface Problem<State, Answer> {
   readonly name: string;
@@ -19,11 +19,13 @@ export interface Problem<State, Answer> {
   improvePrompt?(state: State): PromptMessage[];
   /**
    * `continue` mode: where a thought ends. Several thoughts in a row make an answer. `ends` is asked as the thought's text
-   * grows: true where a program sees that a part is whole.
+   * grows: true where a program sees that a part is whole. A `format` ends a thought where it is whole in it.
    */
-  readonly thought: { stop?: string[]; maxTokens: number; ends?(text: string): boolean };
+  readonly thought: { stop?: string[]; maxTokens: number; ends?(text: string): boolean; format?: ThoughtFormat };
   /** Most tokens a whole answer can take. */
   readonly answerMaxTokens: number;
+  /** Of an answer that is one thought, as best-of-n samples them. */
+  readonly answerFormat?: ThoughtFormat;
   /**
    * `continue` mode: what the answer says after `text`, the answer's whole text so far, stop strings included; `ended`
    * when the model ended its answer. Cheap: called for each piece of a thought. Never throws.

@@ -7,7 +7,7 @@ import type { SearchRun } from "./run.js";
 import { evaluationSeed } from "./seeds.js";
 import { stateKeyOf } from "./select.js";
 import type { LiveThought, Place } from "./thought.js";
-import type { DecodedThought, ThoughtBranch, ThoughtSampling } from "./thought-model.js";
+import type { DecodedThought, ThoughtBranch, ThoughtFormat, ThoughtSampling } from "./thought-model.js";
 
 /** Where the first thoughts grow: after the problem's prompt. */
 export async function rootPlace<State, Answer>(run: SearchRun<State, Answer>): Promise<Place> {
@@ -22,6 +22,7 @@ export function placeAfter<State>({ id, branch, text, depth }: LiveThought<State
 export interface ThoughtShape<State> {
   maxTokens: number;
   stop?: string[];
+  format?: ThoughtFormat;
   /** Ends a thought whose own text is whole. */
   ends?(text: string): boolean;
   sampling: ThoughtSampling;
@@ -133,13 +134,13 @@ function start<State, Answer>(
   place: Place,
   branch: ThoughtBranch,
   seed: number,
-  { sampling, maxTokens, stop, read, hopeless, ends }: ThoughtShape<State>,
+  { sampling, maxTokens, stop, format, read, hopeless, ends }: ThoughtShape<State>,
   signal = run.signal,
 ): Growth {
   let { text } = place;
   return new Growth(branch, (onPiece) =>
     run.decode(branch, {
-      ...{ ...sampling, seed, maxTokens, stop, signal },
+      ...{ ...sampling, seed, maxTokens, stop, format, signal },
       onText: (piece, tokens) => {
         onPiece(piece, tokens);
         text += piece;

@@ -175,7 +175,9 @@ function startOf<State, Answer>(
   evaluator: Evaluator,
 ): StartedEvent {
   const evaluation = [evaluator.name, evaluator.usesProgram, evaluator.settings];
-  const fingerprint = textHash(JSON.stringify([problem.prompt(), strategy.settings, evaluation]));
+  const fingerprint = textHash(
+    JSON.stringify([problem.prompt(), problem.thought, problem.answerFormat, strategy.settings, evaluation]),
+  );
   const names = { strategy: strategy.name, problem: problem.name, model: model.name };
   return { type: "search:started", ...names, seed, fingerprint, state: problem.initial };
 }

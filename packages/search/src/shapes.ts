@@ -2,7 +2,7 @@
 import { isHopeless, type Problem } from "./problem.js";
 import type { ThoughtShape } from "./propose.js";
 import type { SearchRun } from "./run.js";
-import type { ThoughtSampling } from "./thought-model.js";
+import type { ThoughtFormat, ThoughtSampling } from "./thought-model.js";
 
 /** Sampling of a strategy; each thought's seed comes from the search's. */
 export type StrategySampling = Omit<ThoughtSampling, "seed">;
@@ -12,7 +12,8 @@ export function wholeAnswer<State, Answer>(
   sampling: StrategySampling,
   maxTokens: number,
 ): ThoughtShape<State> {
-  return { whole: true, maxTokens, sampling, read: (text) => problem.readAnswer(text) };
+  const format = formatWithin(problem.answerFormat, maxTokens, problem.answerMaxTokens);
+  return { whole: true, maxTokens, format, sampling, read: (text) => problem.readAnswer(text) };
 }
 
 /** How next parts come: each sampled by itself, or several listed in one generation (Yao et al. 2023). */
@@ -40,6 +41,7 @@ export function nextPart<State, Answer>(
     whole: false,
     maxTokens,
     stop: problem.thought.stop,
+    format: formatWithin(problem.thought.format, maxTokens, problem.thought.maxTokens),
     ends: problem.thought.ends && ((text) => problem.thought.ends!(text)),
     sampling: options.sampling,
     read: (text, ended) => problem.readPartial(text, ended),
@@ -57,6 +59,12 @@ export function restOfAnswer<State, Answer>(
   return {
     ...nextPart(run, { sampling, cutHopeless: false, propose: "sample" }, maxTokens),
     stop: undefined,
+    format: undefined,
     ends: undefined,
   };
+}
+
+/** What the last of a budget cuts is not refused for it. */
+function formatWithin(format: ThoughtFormat | undefined, maxTokens: number, wanted: number): ThoughtFormat | undefined {
+  return format && maxTokens < wanted ? { ...format, mayStayOpen: true } : format;
 }

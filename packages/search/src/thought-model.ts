@@ -19,12 +19,23 @@ export interface ThoughtSampling {
  */
 export type TokenSpeculation = "off" | "auto" | object;
 
+/**
+ * What a text is, from its first character to its last: JSON that a JSON Schema describes, or what a regular expression
+ * matches. Nothing else can be written, and the text ends where it is whole.
+ */
+export type ThoughtFormat = ({ jsonSchema: object } | { regex: string }) & {
+  /** `maxTokens` may cut the text. Else it comes to its end before, and fewer tokens than its shortest has are refused. */
+  mayStayOpen?: boolean;
+};
+
 export interface ThoughtDecodeOptions extends ThoughtSampling {
   maxTokens: number;
   /** By default as the model was made. */
   speculation?: TokenSpeculation;
   /** Strings that end the thought. */
   stop?: string[];
+  /** Of this text alone, not of what stands before it. A model that cannot keep to it rejects. */
+  format?: ThoughtFormat;
   /**
    * Called as text becomes final, with the new piece and the number of tokens so far. `false` cuts the thought here (a
    * program saw that it is hopeless), and the model may release its branch at once; `"end"` ends it here, so that the branch
