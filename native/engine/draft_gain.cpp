@@ -7,8 +7,8 @@ namespace {
 
 constexpr double kDecay = 0.95;  // of a step: about the last 20 count
 constexpr double kLeastBias = 0.25, kTrusted = 0.95;
-constexpr double kSlowest = 2;  // times what was expected; a step that took longer lost its processor
-constexpr int32_t kFirstProbe = 16, kLastProbe = 1024;
+constexpr double kSlowest = 1.5;  // times what was expected; a step that took longer lost its processor
+constexpr int32_t kFirstStart = 16, kLastStart = 1024, kLeastObserved = 16;
 
 constexpr double kMeanWeight = 0.1;
 constexpr int32_t kTrials = 16;           // steps before a source is judged
@@ -18,23 +18,20 @@ constexpr double kLongestRest = 512;
 }  // namespace
 
 double GainBias::value() const {
-  return std::clamp(tokens_ / expected_tokens_ * expected_ns_ / ns_, kLeastBias, 1.0);
+  return std::clamp(tokens_ / ns_, kLeastBias, 1.0);
 }
 
 void GainBias::observe(const DraftedStep& step) {
-  // Times count relative to what was expected, so that one long step does not drown many short ones.
-  const double slowness = std::min(step.ns / step.expected_ns, kSlowest);
-  expected_tokens_ = expected_tokens_ * kDecay + step.expected_tokens;
-  tokens_ = tokens_ * kDecay + step.tokens;
-  expected_ns_ = expected_ns_ * kDecay + 1;
-  ns_ = ns_ * kDecay + slowness;
-  if (value() >= kTrusted) next_probe_ = kFirstProbe;
+  tokens_ = tokens_ * kDecay + step.tokens / step.expected_tokens;
+  ns_ = ns_ * kDecay + std::min(step.ns / step.expected_ns, kSlowest);
+  if (++num_observed_ >= kLeastObserved && value() >= kTrusted) next_start_ = kFirstStart;
 }
 
-bool GainBias::probe() {
-  if (++num_turned_down_ < next_probe_) return false;
-  num_turned_down_ = 0;
-  next_probe_ = std::min(2 * next_probe_, kLastProbe);
+bool GainBias::begins_anew() {
+  if (++num_turned_down_ < next_start_) return false;
+  tokens_ = ns_ = kStart;
+  num_observed_ = num_turned_down_ = 0;
+  next_start_ = std::min(2 * next_start_, kLastStart);
   return true;
 }
 

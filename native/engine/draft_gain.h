@@ -19,14 +19,16 @@ class GainBias {
   // Realised over predicted gain of the last steps with drafts, in [0.25, 1]; 1 to begin with.
   double value() const;
   void observe(const DraftedStep& step);
-  // Drafts were turned down that would have been chosen without the bias. True when they should run nevertheless, to see
-  // whether times have changed: after 16 such steps, then 32 and so on to 1024, until predictions come true again.
-  bool probe();
+  // Drafts were turned down that would have been chosen without the bias. True when it begins anew, and they run: after 16
+  // such steps, then 32 and so on to 1024, until predictions come true again.
+  bool begins_anew();
 
  private:
-  // Sums with older steps worth less. The start stands for four steps that went as expected.
-  double expected_tokens_ = 8, tokens_ = 8, expected_ns_ = 4, ns_ = 4;
-  int32_t num_turned_down_ = 0, next_probe_ = 16;
+  // Sums over the last steps, relative to what was expected. They start with steps that went as expected.
+  static constexpr double kStart = 8;
+  double tokens_ = kStart, ns_ = kStart;
+  int32_t num_observed_ = 0;  // since the start
+  int32_t num_turned_down_ = 0, next_start_ = 16;
 };
 
 // What asking a source costs against what its drafts save. One that does not earn its time rests so long that asking takes

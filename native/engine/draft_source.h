@@ -51,6 +51,7 @@ struct DraftContext {
   int32_t max_nodes;      // at least 1
   int32_t max_depth;      // of a node, children of the last token having 1; at least 1
   float min_probability;  // a node whose claims multiply to less along its path cannot pay
+  double token_ns = 0;    // what a token takes without drafts; 0: time does not count
 };
 
 // Sources are called on the engine's thread, between two steps' forward passes. What throws std::exception in propose(),

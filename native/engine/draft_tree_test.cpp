@@ -79,21 +79,26 @@ TEST(gain_bias_is_realised_over_predicted_gain) {
   CHECK_NEAR(bias.value(), 0.5, 0.02);
   for (int i = 0; i < 200; ++i) bias.observe({4, 0, 100, 1e9});
   CHECK_EQ(bias.value(), 0.25);
+  GainBias other;
+  other.observe({3, 3, 100, 1e9});  // one lost time slice
+  CHECK(other.value() > 0.9);
 }
 
-TEST(gain_bias_probes_less_and_less_often_until_predictions_come_true) {
+TEST(gain_bias_begins_anew_less_and_less_often_until_predictions_come_true) {
   GainBias bias;
-  const auto steps_to_probe = [&] {
+  const auto steps_to_start = [&] {
     int steps = 1;
-    while (!bias.probe()) ++steps;
+    while (!bias.begins_anew()) ++steps;
     return steps;
   };
   for (const int steps : {16, 32, 64, 128, 256, 512, 1024, 1024}) {
-    CHECK_EQ(steps_to_probe(), steps);
-    bias.observe({4, 1, 100, 200});
+    for (int i = 0; i < 40; ++i) bias.observe({4, 1, 100, 120});
+    CHECK_EQ(bias.value(), 0.25);
+    CHECK_EQ(steps_to_start(), steps);
+    CHECK_EQ(bias.value(), 1.0);
   }
   for (int i = 0; i < 200; ++i) bias.observe({3, 3, 100, 100});
-  CHECK_EQ(steps_to_probe(), 16);
+  CHECK_EQ(steps_to_start(), 16);
 }
 
 TEST(a_source_that_does_not_earn_its_time_takes_little_of_it) {

@@ -13,7 +13,7 @@ namespace {
 
 // Drafts must promise this much more than plain decoding: the estimates are not exact, and losing is worse than missing.
 constexpr double kLeastGain = 1.05;
-constexpr float kTrustDecay = 0.9f, kTrustStart = 2, kLeastTrust = 0.1f, kMostTrust = 1.5f;
+constexpr float kTrustDecay = 0.9f, kTrustStart = 2, kLeastTrust = 0.1f, kMostTrust = 1;
 constexpr float kLeastPathProbability = 0.01f;
 constexpr int32_t kMaxFailures = 4;
 constexpr double kLookingShare = 0.005;  // of the step time, for looks that come to nothing
@@ -92,7 +92,8 @@ void Speculator::want(BranchDraft& draft, const SpeculationParams& params, Branc
   draft.proposal = -1;
   looks_.push_back({&draft, params,
                     {branch, last_token, params.max_draft_tokens, max_depth,
-                     always ? kLeastPathProbability : least_path_probability_}});
+                     always ? kLeastPathProbability : least_path_probability_,
+                     always ? 0 : cost_.ns(std::max(1, num_rows_)) / num_tokens_}});
   std::vector<int32_t> text;
   for (const auto& source : sources_) {
     if ((draft.asked & bit(source->id())) == 0) continue;
@@ -205,7 +206,7 @@ void Speculator::choose(int32_t max_drafts) {
   bool drafts = is_chosen();
   if (!drafts && bias < 1) {
     budget.least_gain = kLeastGain;
-    drafts = is_chosen() && bias_.probe();
+    drafts = is_chosen() && bias_.begins_anew();
     if (!drafts) std::ranges::fill(counts_, 0);
   }
   double expected_tokens = num_tokens_;
