@@ -3,7 +3,7 @@ import type { BaseChatModel } from "@langchain/core/language_models/chat_models"
 import { AIMessage, type BaseMessage } from "@langchain/core/messages";
 import { fakeModel } from "@langchain/core/testing";
 import { RunCollectorCallbackHandler } from "@langchain/core/tracers/run_collector";
-import { createAgent, initChatModel, tool } from "langchain";
+import { createAgent, initChatModel, tool, toolStrategy } from "langchain";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import { collect } from "../test/collect.js";
@@ -62,6 +62,20 @@ describe("an agent that thinks before it answers", () => {
     }
     expect(seen.filter((text) => text !== "ai")).toEqual(["toolIt is so.", "search", "aithought through"]);
     expect(model.calls).toHaveLength(3);
+  });
+
+  it("lets the model fill a response format, from its notes", async () => {
+    const person = { name: "extract-1", args: { digits: "245679" }, id: "2", type: "tool_call" as const };
+    const model = fakeModel()
+      .respond(new AIMessage("hasty"))
+      .respond(new AIMessage({ content: "", tool_calls: [person] }));
+    const middleware = treeOfThoughtsMiddleware({ problem, strategy, model: engineModel(), resultAs: "answer" });
+    const responseFormat = toolStrategy(z.object({ digits: z.string() }).meta({ title: "extract-1" }));
+    const agent = createAgent({ model, tools: [lookUp], middleware: [middleware], responseFormat });
+    const { structuredResponse, messages } = await agent.invoke(asked);
+    expect(structuredResponse).toEqual({ digits: "245679" });
+    expect(texts(messages)).not.toContain("ai: hasty");
+    expect(model.calls[1]!.messages.at(-1)!.text).toMatch(/Notes.*\n245679$/);
   });
 
   it("asks the model as always where there is nothing to search for", async () => {

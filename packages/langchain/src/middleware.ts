@@ -17,7 +17,8 @@ export interface TreeOfThoughtsMiddlewareFields<State, Answer> extends GraphSear
   before?: "answer" | "tool";
   /**
    * `"notes"` (default): the model reads the best text found, in a last message that does not stay, and goes on from there.
-   * `"answer"`: the text is the agent's answer, and the model is not asked for another.
+   * `"answer"`: the text is the agent's answer, and the model is not asked for another, unless the agent has a
+   * `responseFormat`, which the model then fills with the notes before it.
    */
   resultAs?: "notes" | "answer";
   /** The text of a result; by default what the model wrote on the best path. */
@@ -66,7 +67,9 @@ export function treeOfThoughtsMiddleware<State, Answer>(
       const problem = before === "tool" && !mayCallTools ? undefined : await problemOf(request);
       if (problem === undefined) return handler(request);
       if (before === "answer" && mayCallTools) {
-        const draft = await handler({ ...request, model: hidden(request.model) });
+        // Without a response format: a draft that does not meet it would be answered for.
+        const responseFormat = null as unknown as undefined;
+        const draft = await handler({ ...request, model: hidden(request.model), responseFormat });
         if (draft.tool_calls?.length) return shown(draft);
       }
       const { messages, runtime } = request;
@@ -74,7 +77,7 @@ export function treeOfThoughtsMiddleware<State, Answer>(
       const { signal, writer, configurable } = runtime;
       const result = await searchInGraph(others, thinker, problem, messages, { signal, writer, configurable });
       if (result.best === undefined) return handler(request);
-      if (resultAs === "answer") return shown(answerOf(result, toText(result)));
+      if (resultAs === "answer" && request.responseFormat === undefined) return shown(answerOf(result, toText(result)));
       return handler({ ...request, messages: [...messages, new HumanMessage(notes(toText(result)))] });
     },
   });
