@@ -26,6 +26,8 @@ interface Answer {
 /** How an answer ended, where the server tells: vLLM by `stop_reason`, SGLang by `matched_stop`. */
 export interface AnswerEnd {
   isKnown: boolean;
+  /** The answer begins with the beginning that it goes on with: llama.cpp's server gives that back. */
+  echoes: boolean;
   /** Undefined: the model ended its answer by itself. */
   stopString?: string;
 }
@@ -37,6 +39,9 @@ export class ChatRequests {
   readonly #configured = new Map<string, BaseChatModel>();
   /** By the signal that ends them, so that a search that is aborted takes no other's answers along. */
   readonly #groups = new Map<AbortSignal | undefined, Map<string, Group>>();
+
+  /** Answers that the server gives to one request: fewer once it refused more. */
+  #mostAnswers = Number.POSITIVE_INFINITY;
 
   constructor(
     private readonly chat: BaseChatModel,
@@ -113,7 +118,11 @@ export class ChatRequests {
     } as BaseChatModelCallOptions;
   }
 
-  async #send({ messages, settings, options, waiting }: Group): Promise<void> {
+  async #send({ messages, settings, options, waiting: all }: Group): Promise<void> {
+    const waiting = all.slice(0, this.#mostAnswers);
+    if (waiting.length < all.length) {
+      void this.#send({ messages, settings, options, waiting: all.slice(waiting.length) });
+    }
     const n = waiting.length;
     const sent = n === 1 ? settings : { ...settings, n };
     try {
@@ -131,7 +140,11 @@ export class ChatRequests {
       for (const rest of waiting.slice(answers.length))
         void this.#send({ messages, settings, options, waiting: [rest] });
     } catch (error) {
-      for (const { reject } of waiting) reject(error);
+      if (n > 1 && refusesCount(error)) {
+        // llama.cpp's server takes no `n` beyond its slots.
+        this.#mostAnswers = Math.min(this.#mostAnswers, Math.floor(n / 2));
+        void this.#send({ messages, settings, options, waiting });
+      } else for (const { reject } of waiting) reject(error);
     }
   }
 }
@@ -165,13 +178,24 @@ export function takeEnd(message: AIMessage | AIMessageChunk, choice = 0): Answer
   message.additional_kwargs = others;
   const { stop_reason, matched_stop } = raw?.choices?.[choice] ?? {};
   const reason = stop_reason === undefined ? matched_stop : stop_reason;
-  if (reason === undefined) return { isKnown: false };
-  return { isKnown: true, ...(typeof reason === "string" && { stopString: reason }) };
+  const echoes = isLlamaCpp(raw);
+  if (reason === undefined) return { isKnown: false, echoes };
+  return { isKnown: true, echoes, ...(typeof reason === "string" && { stopString: reason }) };
+}
+
+/** "400 Field 'n': Value must be between ..." */
+function refusesCount(error: unknown): boolean {
+  const { status, message = "" } = (error ?? {}) as { status?: number; message?: string };
+  return status === 400 && /['"`]n['"`]/.test(message);
+}
+
+/** Its fingerprint is its build, "b6543-0a1b2c3d". */
+function isLlamaCpp(raw: RawResponse | undefined): boolean {
+  return /^b\d+-/.test(raw?.system_fingerprint ?? "");
 }
 
 interface RawResponse {
-  /** Of llama.cpp's server. */
-  timings?: { predicted_n?: number };
+  system_fingerprint?: string | null;
   choices?: { stop_reason?: string | number | null; matched_stop?: string | number | null }[];
 }
 
@@ -183,7 +207,7 @@ function countTokens(answers: readonly AIMessage[], maxTokens: number): number[]
   const [first] = answers;
   const counted = first!.usage_metadata?.output_tokens ?? 0;
   const raw = first!.additional_kwargs.__raw_response as RawResponse | undefined;
-  if (answers.length === 1 || raw?.timings?.predicted_n !== counted) return shares(answers, counted);
+  if (answers.length === 1 || !isLlamaCpp(raw)) return shares(answers, counted);
   const perLetter = counted / (first!.text.length + 1);
   return answers.map(({ text, response_metadata }, i) => {
     if (i === 0) return counted;

@@ -35,6 +35,38 @@ function modelOf(server: OpenAiServer, options?: ChatThoughtModelOptions, fields
   return new ChatThoughtModel(chat, options);
 }
 
+describe("llama.cpp's server", () => {
+  const llamaCpp = { slots: 3 };
+
+  it("counts one answer of several, and takes no more than it has slots", async () => {
+    await using server = await OpenAiServer.start({ errorRate: 0.3, llamaCpp });
+    const model = modelOf(server);
+    const strategy = bestOfN({ n: 8, stopWhenSolved: false });
+    const whole = await search(problem(), strategy, model);
+    expect(whole.statistics).toMatchObject({ thoughts: 8, generatedTokens: server.generatedTokens });
+    expect(server.requests.map(({ n }) => n ?? 1)).toEqual([8, 4, 4, 2, 2, 2, 2]);
+    expect(new Set(whole.tree.thoughts.slice(1).map(({ text }) => text)).size).toBeGreaterThan(4);
+    const before = server.generatedTokens;
+    const cut = await search(problem({ answerMaxTokens: 5 }), strategy, model);
+    expect(cut.statistics.generatedTokens).toBe(server.generatedTokens - before);
+    expect(server.requests.slice(7).map(({ n }) => n)).toEqual([2, 2, 2, 2]);
+  });
+
+  it.each([false, true])("gives back the beginning that it goes on with (streamed: %s)", async (stream) => {
+    await using server = await OpenAiServer.start({ llamaCpp });
+    const { text, solved } = await search(
+      problem(),
+      breadthFirst({ grow: "continue", width: 2, depth: 4 }),
+      modelOf(server, { stream }),
+    );
+    expect(text).toBe(answer);
+    expect(solved).toBe(true);
+    const begun = server.requests.map(({ messages }) => messages.at(-1)!).filter(({ role }) => role === "assistant");
+    expect(begun.length).toBeGreaterThan(1);
+    for (const { content } of begun) expect(answer.startsWith(content)).toBe(true);
+  });
+});
+
 describe("siblings", () => {
   it("are one request with n, with their settings and the seed of the first", async () => {
     await using server = await OpenAiServer.start({ errorRate: 0.3 });
@@ -51,17 +83,6 @@ describe("siblings", () => {
       ...{ generatedTokens: server.generatedTokens, promptTokens: 8 * input.length, reusedTokens: 7 * input.length },
     });
     for (const { tokens } of tree.thoughts.slice(1)) expect(Math.abs(tokens - 13)).toBeLessThanOrEqual(1);
-  });
-
-  it("are all counted where a server counts the first alone", async () => {
-    await using server = await OpenAiServer.start({ errorRate: 0.3, countsFirst: true });
-    const strategy = bestOfN({ n: 4, stopWhenSolved: false });
-    const whole = await search(problem(), strategy, modelOf(server));
-    expect(whole.statistics.generatedTokens).toBe(server.generatedTokens);
-    const before = server.generatedTokens;
-    const cut = await search(problem({ answerMaxTokens: 5 }), strategy, modelOf(server));
-    expect(cut.statistics.generatedTokens).toBe(server.generatedTokens - before);
-    expect(cut.statistics.generatedTokens).toBe(4 * 5);
   });
 
   it("are asked for one by one where a server gives fewer answers", async () => {

@@ -128,7 +128,7 @@ class ChatThoughtBranch implements ThoughtBranch {
   async #whole(options: ThoughtDecodeOptions): Promise<DecodedThought> {
     const { message, end, tokens, isFirst } = await this.requests.ask(this.#messages(), options);
     this.#book(message, tokens, isFirst);
-    const decoded = this.#finish(message, end, tokens, options);
+    const decoded = this.#finish(message, this.#withoutEcho(message.text, end), end, tokens, options);
     const isCut = decoded.text !== "" && options.onText?.(decoded.text, tokens) === false;
     return isCut ? { text: decoded.text, tokens, finishReason: "cut", ended: false } : decoded;
   }
@@ -137,7 +137,8 @@ class ChatThoughtBranch implements ThoughtBranch {
     const cut = new AbortController();
     const signal = options.signal === undefined ? cut.signal : AbortSignal.any([options.signal, cut.signal]);
     let message: AIMessageChunk | undefined;
-    let end: AnswerEnd = { isKnown: false };
+    let end: AnswerEnd = { isKnown: false, echoes: false };
+    let text = "";
     // Until the usage arrives at the end, a piece counts as a token: servers send them one by one.
     let pieces = 0;
     let verdict: boolean | "end" | void = true;
@@ -148,7 +149,10 @@ class ChatThoughtBranch implements ThoughtBranch {
         message = message === undefined ? chunk : concat(message, chunk);
         if (chunk.text === "") continue;
         pieces++;
-        verdict = options.onText?.(chunk.text, pieces);
+        const piece = text === "" ? this.#withoutEcho(chunk.text, known) : chunk.text;
+        text += piece;
+        if (piece === "") continue;
+        verdict = options.onText?.(piece, pieces);
         if (verdict === false || verdict === "end") {
           cut.abort();
           break;
@@ -157,7 +161,6 @@ class ChatThoughtBranch implements ThoughtBranch {
     } catch (error) {
       if (!options.signal?.aborted) throw error;
     }
-    const text = message?.text ?? "";
     const tokens = message?.usage_metadata?.output_tokens ?? pieces;
     if (message) this.#book(message, tokens, true);
     if (verdict === false) return { text, tokens, finishReason: "cut", ended: false };
@@ -167,7 +170,11 @@ class ChatThoughtBranch implements ThoughtBranch {
     }
     if (options.signal?.aborted || message === undefined)
       return { text, tokens, finishReason: "aborted", ended: false };
-    return this.#finish(message, end, tokens, options);
+    return this.#finish(message, text, end, tokens, options);
+  }
+
+  #withoutEcho(text: string, { echoes }: AnswerEnd): string {
+    return echoes && text.startsWith(this.#answer) ? text.slice(this.#answer.length) : text;
   }
 
   /**
@@ -176,11 +183,11 @@ class ChatThoughtBranch implements ThoughtBranch {
    */
   #finish(
     message: AIMessage | AIMessageChunk,
+    text: string,
     end: AnswerEnd,
     tokens: number,
     { stop: stops = [], format }: ThoughtDecodeOptions,
   ): DecodedThought {
-    const { text } = message;
     const finishReason = message.response_metadata.finish_reason === "length" ? "length" : "stop";
     const guess = text !== "" && stops.length === 1 && !format ? stops[0] : undefined;
     const stopString = finishReason === "length" ? undefined : end.isKnown ? end.stopString : guess;

@@ -30,8 +30,11 @@ export interface ServerOptions {
   reply?: (request: ChatRequest) => string | undefined;
   /** Tell what ended an answer, as vLLM does. */
   tellsStops?: boolean;
-  /** Count the first answer's tokens alone, whatever `n` says, as llama.cpp's server does. */
-  countsFirst?: boolean;
+  /**
+   * As llama.cpp's server: counts the first answer's tokens alone whatever `n` says, takes no `n` beyond its slots, and gives
+   * back the beginning of an answer that it goes on with.
+   */
+  llamaCpp?: { slots: number };
   topLogprobs?: { token: string; logprob: number }[];
   /** Before an answer that is not streamed. */
   answerAfterMs?: number;
@@ -79,11 +82,13 @@ export class OpenAiServer {
     for await (const piece of request) body += piece;
     const chat = JSON.parse(body) as ChatRequest;
     this.requests.push(chat);
-    const failure = this.failures.shift();
+    const { slots = Number.POSITIVE_INFINITY } = this.options.llamaCpp ?? {};
+    const failure = this.failures.shift() ?? ((chat.n ?? 1) > slots ? 400 : undefined);
     if (request.url !== "/v1/chat/completions" || failure !== undefined) {
       const status = failure ?? 404;
+      const reason = (chat.n ?? 1) > slots ? `Field 'n': Value must be at most ${slots}` : `status ${status} as told`;
       response.writeHead(status, { "content-type": "application/json" });
-      response.end(JSON.stringify({ error: { message: `status ${status} as told`, type: "test", code: status } }));
+      response.end(JSON.stringify({ error: { message: reason, type: "test", code: status } }));
       return;
     }
     const n = Math.min(chat.n ?? 1, this.options.mostAnswers ?? Number.POSITIVE_INFINITY);
@@ -105,13 +110,12 @@ export class OpenAiServer {
         choices: choices.map(({ text, finishReason, stop }, index) => ({
           index,
           ...(this.options.tellsStops && { stop_reason: stop ?? null }),
-          message: { role: "assistant", content: text },
+          message: { role: "assistant", content: this.#echo(chat) + text },
           finish_reason: finishReason,
           logprobs: chat.logprobs ? { content: [this.#logprobs()] } : null,
         })),
-        ...(this.options.countsFirst
-          ? { usage: usage(chat, choices[0]!.tokens.length), timings: { predicted_n: choices[0]!.tokens.length } }
-          : { usage: usage(chat, generated) }),
+        ...this.#fingerprint(),
+        usage: usage(chat, this.options.llamaCpp ? choices[0]!.tokens.length : generated),
       }),
     );
   }
@@ -119,16 +123,25 @@ export class OpenAiServer {
   async #stream(chat: ChatRequest, { tokens, finishReason, stop }: Choice, response: ServerResponse): Promise<void> {
     response.writeHead(200, { "content-type": "text/event-stream" });
     const send = (fields: object) => {
-      const chunk = { id: "chat-1", object: "chat.completion.chunk", created: 1, model: chat.model, ...fields };
+      const chunk = {
+        id: "chat-1",
+        object: "chat.completion.chunk",
+        created: 1,
+        model: chat.model,
+        ...this.#fingerprint(),
+        ...fields,
+      };
       response.write(`data: ${JSON.stringify(chunk)}\n\n`);
     };
     let generated = 0;
+    let echo = this.#echo(chat);
     send({ choices: [{ index: 0, delta: { role: "assistant", content: "" }, finish_reason: null }] });
     for (const content of tokens) {
       if (response.destroyed || response.writableEnded) break;
       this.generatedTokens++;
       generated++;
-      if (content !== "") send({ choices: [{ index: 0, delta: { content }, finish_reason: null }] });
+      if (content !== "") send({ choices: [{ index: 0, delta: { content: echo + content }, finish_reason: null }] });
+      echo = "";
       await new Promise((resolve) => setTimeout(resolve, this.options.pauseMs ?? 0));
     }
     if (response.destroyed) {
@@ -139,6 +152,15 @@ export class OpenAiServer {
     send({ choices: [{ index: 0, delta: {}, finish_reason: finishReason, ...told }] });
     if (chat.stream_options?.include_usage) send({ choices: [], usage: usage(chat, generated) });
     response.end("data: [DONE]\n\n");
+  }
+
+  #fingerprint() {
+    return this.options.llamaCpp && { system_fingerprint: "b6543-0a1b2c3d" };
+  }
+
+  #echo({ messages }: ChatRequest): string {
+    const last = messages.at(-1)!;
+    return this.options.llamaCpp && last.role === "assistant" ? last.content : "";
   }
 
   #choice(chat: ChatRequest, index: number): Choice {
