@@ -8,6 +8,7 @@ import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import { collect } from "../test/collect.js";
 import { digitsProblem, sortingEngine } from "../test/digits-problem.js";
+import { FakeEngine } from "../test/fake-engine.js";
 import { treeOfThoughtsMiddleware } from "./agent.js";
 import type { ThoughtsChunk } from "./graph.js";
 import { ChatDeftree } from "./index.js";
@@ -99,7 +100,49 @@ describe("an agent that thinks before it chooses a tool", () => {
   });
 
   it("has no answer of its own", () => {
-    expect(() => treeOfThoughtsMiddleware({ problem, before: "tool", resultAs: "answer" })).toThrow(RangeError);
+    expect(() => treeOfThoughtsMiddleware({ problem, before: "tool", resultAs: "answer" })).toThrow(/choice of a tool/);
+  });
+});
+
+describe("an agent that thinks about its conversation", () => {
+  const question = { messages: [{ role: "user", content: "Is it so?" }] };
+
+  it("samples notes, lets the model value them, and gives it the best", async () => {
+    const replies = ["Ask nobody.", "Look it up.", "Guess.", "Sleep."];
+    const model = fakeModel();
+    for (const reply of replies) model.respond(new AIMessage(reply));
+    for (const verdict of ["No.", "Yes", "no", "perhaps"]) model.respond(new AIMessage(verdict));
+    model.respond(calling).respond(new AIMessage("never asked"));
+    const middleware = treeOfThoughtsMiddleware({ before: "tool" });
+    const agent = createAgent({ model, tools: [lookUp], middleware: [middleware], systemPrompt: "Be brief." });
+    const stream = await agent.stream(question, { streamMode: "messages" });
+    for await (const [message] of stream) if (message.type === "ai") break;
+    const [thinking, , , , judging] = model.calls.map(({ messages }) => texts(messages));
+    expect(thinking!.slice(0, 2)).toEqual(["system: Be brief.", "human: Is it so?"]);
+    expect(thinking![2]).toContain("- look_up: Looks up");
+    expect(judging).toEqual([expect.stringMatching(/Is it so\?.*Ask nobody\..*Yes or No/s)]);
+    expect(model.calls[8]!.messages.at(-1)!.text).toMatch(/Notes.*\nLook it up\.$/);
+  });
+
+  it("takes steps on an engine, valued without a token", async () => {
+    const engine = new FakeEngine({ reply: () => "first\nsecond\nthird" });
+    const agent = createAgent({
+      model: new ChatDeftree({ engine }),
+      tools: [],
+      middleware: [treeOfThoughtsMiddleware()],
+    });
+    const thoughts = [];
+    const run = await agent.streamEvents(question, { version: "v3" });
+    for await (const event of run.extensions.thoughts) thoughts.push(event);
+    const done = thoughts.at(-1)!;
+    const own = thoughts.reduce((sum, event) => sum + (event.type === "thought:finished" ? event.tokens : 0), 0);
+    expect(done).toMatchObject({ type: "done", statistics: { generatedTokens: own } });
+    expect(thoughts.find(({ type }) => type === "solution")).toMatchObject({ answer: "first\nsecond\nthird" });
+    expect(engine.openBranches).toBe(0);
+  });
+
+  it("has no answer of its own", () => {
+    expect(() => treeOfThoughtsMiddleware({ resultAs: "answer" })).toThrow(/needs a problem/);
   });
 });
 

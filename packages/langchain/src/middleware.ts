@@ -3,11 +3,16 @@ import type { BaseChatModel } from "@langchain/core/language_models/chat_models"
 import { AIMessage, type BaseMessage, HumanMessage } from "@langchain/core/messages";
 import { pushMessage } from "@langchain/langgraph";
 import { type AgentMiddleware, createMiddleware, type ModelRequest } from "langchain";
+import { ChatDeftree } from "./chat-deftree.js";
 import { type GraphSearchFields, searchInGraph, thoughtsTransformer } from "./graph-search.js";
+import { type ReasoningState, reasoningProblem, reasoningSettings } from "./reasoning-problem.js";
 
 export interface TreeOfThoughtsMiddlewareFields<State, Answer> extends GraphSearchFields<BaseMessage[], State, Answer> {
-  /** What to think about before a call of the agent's model; undefined where there is nothing to search for. */
-  problem: (request: ModelRequest) => Problem<State, Answer> | undefined | Promise<Problem<State, Answer> | undefined>;
+  /**
+   * What to think about before a call of the agent's model; undefined where there is nothing to search for. By default notes
+   * on the conversation, which a model values: {@link reasoningProblem}.
+   */
+  problem?: (request: ModelRequest) => Problem<State, Answer> | undefined | Promise<Problem<State, Answer> | undefined>;
   /** What thinks; the agent's own model by default. */
   model?: BaseChatModel | ThoughtModel;
   /**
@@ -50,14 +55,20 @@ type ThoughtsTransformer<State, Answer> = typeof thoughtsTransformer<State, Answ
  * `run.extensions.thoughts`, in the stream mode `custom` as `{ name: "thoughts", payload }`, and in traces. With a
  * checkpointer, an agent that was cut off while it thought goes on with the thoughts that it had.
  *
- * @throws RangeError when a result is to be an answer where the model has yet to choose a tool.
+ * @throws RangeError when a result is to be an answer where it cannot be one: before a tool is chosen, or without a problem.
  */
-export function treeOfThoughtsMiddleware<State, Answer>(
-  fields: TreeOfThoughtsMiddlewareFields<State, Answer>,
+export function treeOfThoughtsMiddleware<State = ReasoningState, Answer = string>(
+  fields: TreeOfThoughtsMiddlewareFields<State, Answer> = {},
 ): AgentMiddleware<undefined, undefined, unknown, readonly [], readonly [ThoughtsTransformer<State, Answer>]> {
-  const { problem: problemOf, model, before = "answer", resultAs = "notes", toText = textOf, ...others } = fields;
-  if (before === "tool" && resultAs === "answer") {
-    throw new RangeError(`resultAs "answer" leaves no choice of a tool: take "notes", or before "answer"`);
+  const { model, before = "answer", resultAs = "notes", toText = textOf, ...others } = fields;
+  // Where no problem is given, its types are those of this one.
+  const { problem: problemOf = notesOn as NonNullable<typeof fields.problem>, ...settings } = others;
+  if (resultAs === "answer" && (before === "tool" || fields.problem === undefined)) {
+    throw new RangeError(
+      before === "tool"
+        ? `resultAs "answer" leaves no choice of a tool: take "notes", or before "answer"`
+        : `resultAs "answer" needs a problem whose result is one; without a problem, there are notes`,
+    );
   }
   return createMiddleware({
     name: "treeOfThoughts",
@@ -75,12 +86,17 @@ export function treeOfThoughtsMiddleware<State, Answer>(
       const { messages, runtime } = request;
       const thinker = model ?? (await chatModelOf(request.model));
       const { signal, writer, configurable } = runtime;
-      const result = await searchInGraph(others, thinker, problem, messages, { signal, writer, configurable });
+      const search = fields.problem ? settings : { ...reasoningSettings(thinker instanceof ChatDeftree), ...settings };
+      const result = await searchInGraph(search, thinker, problem, messages, { signal, writer, configurable });
       if (result.best === undefined) return handler(request);
       if (resultAs === "answer" && request.responseFormat === undefined) return shown(answerOf(result, toText(result)));
       return handler({ ...request, messages: [...messages, new HumanMessage(notes(toText(result)))] });
     },
   });
+}
+
+function notesOn({ messages, systemMessage, tools }: ModelRequest): Problem<ReasoningState, string> {
+  return reasoningProblem(systemMessage.text === "" ? messages : [systemMessage, ...messages], { tools });
 }
 
 /** A model whose messages are not streamed to the agent's user. */
