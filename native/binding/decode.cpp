@@ -11,7 +11,6 @@ namespace deftree::binding {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
-constexpr int64_t kMaxDraftTokens = 1024;
 constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 
 int32_t count(const Field& field) { return static_cast<int32_t>(field.integer(1, kMaxInt32)); }
@@ -128,8 +127,45 @@ Command decode_command(const Field& command) {
   }
   if (op == "prune") return PruneCommand{branch(), command["keepCached"].boolean()};
   if (op == "cancel") return CancelCommand{request()};
+  if (op == "draft") {
+    DraftCommand draft{branch(), static_cast<int32_t>(command["length"].integer(0, kMaxInt32)),
+                       command["failed"].boolean(), {}, {}, {}};
+    if (draft.has_failed) return draft;
+    draft.tokens = command["tokens"].int32_array();
+    draft.parents = command["parents"].int32_array();
+    const Field probabilities = command["probabilities"];
+    for (uint32_t i = 0; !probabilities.is_absent() && i < probabilities.size(); ++i) {
+      draft.probabilities.push_back(static_cast<float>(probabilities.at(i).number()));
+    }
+    return draft;
+  }
   if (op == "setAttention") return SetAttentionCommand{decode_policy(command["attention"])};
   throw Error(ErrorCode::kBadArgument, command.path() + ".op is \"" + op + "\", which is no command");
+}
+
+ModelSpec decode_model(const Field& spec) {
+  ModelSpec model;
+  model.config = decode_config(spec["config"]);
+  const Field files = spec["files"], tensors = spec["tensors"];
+  for (uint32_t i = 0; i < files.size(); ++i) model.files.push_back(files.at(i).string());
+  for (uint32_t i = 0; i < tensors.size(); ++i) {
+    model.tensors.push_back(decode_tensor(tensors.at(i), static_cast<int32_t>(model.files.size())));
+  }
+  model.weights = one_of(spec["weights"], {"auto", "f32", "bf16", "int8"});
+  if (const Field seed = spec["randomSeed"]; !seed.is_absent()) {
+    model.random_seed = static_cast<uint64_t>(seed.integer(0, kMaxSafeInteger));
+  }
+  return model;
+}
+
+BackendOptions decode_backend(const Field& spec) {
+  return {.num_pages = count(spec["numPages"]),
+                    .page_size = count(spec["pageSize"]),
+                    .kv_type = one_of(spec["kvType"], {"auto", "f32", "f16", "bf16"}),
+                    .num_threads = static_cast<int32_t>(spec["numThreads"].integer(0, 1024)),
+                    .max_step_tokens = count(spec["maxStepTokens"]),
+                    .device_index = static_cast<int32_t>(spec["deviceIndex"].integer(0, kMaxInt32)),
+                    .profile = spec["profile"].boolean()};
 }
 
 }  // namespace
@@ -166,25 +202,19 @@ LoadArguments decode_load_spec(const Field& spec) {
   LoadArguments result;
   result.device = one_of(spec["device"], {"cpu", "cuda"});
 
-  ModelSpec& model = result.model;
-  model.config = decode_config(spec["config"]);
-  const Field files = spec["files"], tensors = spec["tensors"];
-  for (uint32_t i = 0; i < files.size(); ++i) model.files.push_back(files.at(i).string());
-  for (uint32_t i = 0; i < tensors.size(); ++i) {
-    model.tensors.push_back(decode_tensor(tensors.at(i), static_cast<int32_t>(model.files.size())));
+  result.model = decode_model(spec);
+  result.backend = decode_backend(spec);
+  const ModelSpec& model = result.model;
+  if (const Field draft = spec["draftModel"]; !draft.is_absent()) {
+    result.draft = DraftModelArguments{decode_model(draft), decode_backend(draft)};
+    if (result.draft->model.config.vocab_size != model.config.vocab_size) {
+      throw Error(ErrorCode::kBadArgument,
+                  "the draft model has " + std::to_string(result.draft->model.config.vocab_size) +
+                      " tokens, the model " + std::to_string(model.config.vocab_size) + "; they must be the same",
+                  {{"draft_vocab_size", result.draft->model.config.vocab_size},
+                   {"vocab_size", model.config.vocab_size}});
+    }
   }
-  model.weights = one_of(spec["weights"], {"auto", "f32", "bf16", "int8"});
-  if (const Field seed = spec["randomSeed"]; !seed.is_absent()) {
-    model.random_seed = static_cast<uint64_t>(seed.integer(0, kMaxSafeInteger));
-  }
-
-  result.backend = {.num_pages = count(spec["numPages"]),
-                    .page_size = count(spec["pageSize"]),
-                    .kv_type = one_of(spec["kvType"], {"auto", "f32", "f16", "bf16"}),
-                    .num_threads = static_cast<int32_t>(spec["numThreads"].integer(0, 1024)),
-                    .max_step_tokens = count(spec["maxStepTokens"]),
-                    .device_index = static_cast<int32_t>(spec["deviceIndex"].integer(0, kMaxInt32)),
-                    .profile = spec["profile"].boolean()};
 
   EngineOptions& engine = result.engine;
   engine.num_pages = result.backend.num_pages;

@@ -108,6 +108,20 @@ Napi::Object encode_message(Napi::Env env, const StepMessage& message, double ti
     object.Set("topLogprobs", top);
   }
   object.Set("finished", finished);
+  if (!message.draft_requests.empty()) {
+    Napi::Array requests = Napi::Array::New(env, message.draft_requests.size());
+    for (size_t i = 0; i < message.draft_requests.size(); ++i) {
+      const DraftRequest& wanted = message.draft_requests[i];
+      Napi::Int32Array text = Napi::Int32Array::New(env, wanted.tokens.size());
+      std::ranges::copy(wanted.tokens, text.Data());
+      Napi::Object request = Napi::Object::New(env);
+      request.Set("branch", wanted.branch);
+      request.Set("tokens", text);
+      request.Set("maxTokens", wanted.max_depth);
+      requests.Set(static_cast<uint32_t>(i), request);
+    }
+    object.Set("draftRequests", requests);
+  }
   if (message.fatal) object.Set("fatal", to_error_info(env, *message.fatal));
   return object;
 }

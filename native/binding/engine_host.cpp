@@ -8,6 +8,7 @@
 #include "binding/constraint.h"
 #include "binding/encode.h"
 #include "binding/errors.h"
+#include "engine/draft_model.h"
 
 namespace deftree::binding {
 namespace {
@@ -71,8 +72,16 @@ void EngineHost::start(LoadArguments arguments) {
                        backend = arguments.backend](const std::atomic<bool>& cancel) {
     return make_backend(model, backend, cancel);
   };
+  auto load_sources = [make_backend, draft = std::move(arguments.draft)](const std::atomic<bool>& cancel) {
+    std::vector<std::unique_ptr<DraftSource>> sources;
+    if (draft) {
+      sources.push_back(std::make_unique<DraftModelSource>(draft->options(), make_backend(draft->model, draft->backend, cancel), cancel));
+    }
+    return sources;
+  };
   try {
-    thread_ = std::make_unique<EngineThread>(std::move(arguments.engine), std::move(load_backend), *this);
+    thread_ = std::make_unique<EngineThread>(std::move(arguments.engine), std::move(load_backend), *this,
+                                             std::move(load_sources));
   } catch (const std::system_error& error) {
     throw Error(ErrorCode::kOutOfMemory, std::string("no thread for the engine: ") + error.what());
   }
@@ -231,7 +240,8 @@ void EngineHost::receive_message(Napi::Env env, const StepMessage& message, doub
   }
   const Napi::Object object = object_->Value();
   release(message.checks.size() + message.finished.size());
-  if (message.tokens.empty() && message.finished.empty() && !message.fatal) return;
+  const bool is_for_callback = !message.tokens.empty() || !message.finished.empty() || !message.draft_requests.empty();
+  if (!is_for_callback && !message.fatal) return;
   object.Get(kOnStep).As<Napi::Function>().Call(object, {encode_message(env, message, time_ms)});
 }
 

@@ -49,7 +49,7 @@ void validate(const Command& command, int32_t vocab_size, int32_t context_len) {
                      check_range(c.constraint->constraint->vocab_size(), vocab_size, vocab_size,
                                  "the constraint's vocabulary");
                    }
-                   if (c.speculation) check_range(c.speculation->max_draft_tokens, 1, 1024, "maxDraftTokens");
+                   if (c.speculation) check_range(c.speculation->max_draft_tokens, 1, kMaxDraftTokens, "maxDraftTokens");
                    for (const auto& [token, bias] : s.logit_bias) {
                      check_tokens({&token, 1}, "logitBias");
                      if (std::isnan(bias) || bias == INFINITY) bad_argument("logitBias must be a number or -Infinity");

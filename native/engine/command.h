@@ -41,6 +41,8 @@ enum class SpeculationMode : uint8_t {
   kAuto,    // draft where the measured step time says that it gains
   kAlways,  // verify all that the sources find, whatever it costs: for tests and for measuring acceptance
 };
+inline constexpr int32_t kMaxDraftTokens = 1024;  // of a draft tree
+
 // Speculative decoding of one request: never changes its tokens, only how many of them a step gives.
 struct SpeculationParams {
   SpeculationMode mode = SpeculationMode::kOff;
@@ -91,6 +93,15 @@ struct CancelCommand {
 struct SetAttentionCommand {
   attention::Policy policy;
 };
+// The answer to a DraftRequest, in whose branch's text it begins at `len`. Whatever it holds changes no token; what is no
+// draft tree is counted.
+struct DraftCommand {
+  BranchKey branch;
+  int32_t len;
+  bool has_failed = false;              // the program could not answer
+  std::vector<int32_t> tokens, parents;  // parents[i] < i, -1: the text's last token
+  std::vector<float> probabilities;     // of each token after its parent; empty: not known
+};
 // Checks the invariants between two steps; answered by a CheckResult.
 struct CheckCommand {
   uint32_t ticket;
@@ -100,7 +111,7 @@ struct CheckCommand {
 using BranchCommand = std::variant<ExtendCommand, ForkCommand, DecodeCommand, ScoreCommand, LogitsCommand, TruncateCommand>;
 
 using Command = std::variant<CreateCommand, ExtendCommand, ForkCommand, DecodeCommand, ScoreCommand, LogitsCommand,
-                             TruncateCommand, PruneCommand, CancelCommand, SetAttentionCommand, CheckCommand>;
+                             TruncateCommand, PruneCommand, CancelCommand, SetAttentionCommand, DraftCommand, CheckCommand>;
 
 // Throws kBadArgument when a command is malformed: a token outside of the vocabulary, a sampling parameter out of range.
 void validate(const Command& command, int32_t vocab_size, int32_t context_len);
@@ -124,6 +135,14 @@ struct FinishedRequest {
   std::optional<Error> error;  // kError
 };
 
+// Of a branch that decodes with the source kCaller: what may come after `tokens`? To be answered by a DraftCommand with
+// their number as its length.
+struct DraftRequest {
+  BranchKey branch;
+  std::vector<int32_t> tokens;  // the branch's whole text
+  int32_t max_depth;            // tokens that may follow, at most
+};
+
 struct CheckResult {
   uint32_t ticket;
   std::optional<Error> broken;  // the first rule that does not hold
@@ -136,9 +155,10 @@ struct StepMessage {
   std::vector<std::vector<TokenLogprob>> top;  // parallel to tokens; empty when no request asked for likeliest tokens
   std::vector<FinishedRequest> finished;
   std::vector<CheckResult> checks;
+  std::vector<DraftRequest> draft_requests;
   std::optional<Error> fatal;  // set once: the engine is dead
 
-  bool empty() const { return tokens.empty() && finished.empty() && checks.empty() && !fatal; }
+  bool empty() const { return tokens.empty() && finished.empty() && checks.empty() && draft_requests.empty() && !fatal; }
 };
 
 // Of one source. A token that several sources proposed counts for each.

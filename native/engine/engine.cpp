@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <new>
 #include <string>
 #include <utility>
@@ -198,6 +199,7 @@ StepOutcome Engine::publish() {
   stats_.num_paused_branches = static_cast<int32_t>(paused_.size());
   if (!message_->top.empty()) message_->top.resize(message_->tokens.size());
   message_->step = step_;
+  std::ranges::move(speculator_.take_draft_requests(), std::back_inserter(message_->draft_requests));
   const bool starved = works_.empty() && !paused_.empty();
   enter(kTake);
   if (std::ranges::none_of(active_, [](const EngineBranch* branch) { return is_running(*branch); })) {

@@ -34,6 +34,7 @@ void Engine::apply(Command& command) {
                  [&](PruneCommand& c) { prune(c.branch, c.keep_cached); },
                  [&](CancelCommand& c) { cancel_request(c.request); },
                  [&](SetAttentionCommand& c) { policy_ = c.policy; },
+                 [&](DraftCommand& c) { speculator_.answer(c); },
                  [&](CheckCommand& c) {
                    CheckResult& result = message_->checks.emplace_back(CheckResult{c.ticket, std::nullopt});
                    try {

@@ -15,10 +15,11 @@ Error disposed() { return Error(ErrorCode::kDisposed, "the engine was disposed")
 
 }  // namespace
 
-EngineThread::EngineThread(EngineOptions options, LoadBackend load, EngineListener& listener)
+EngineThread::EngineThread(EngineOptions options, LoadBackend load, EngineListener& listener, LoadSources load_sources)
     : vocab_size_(options.vocab_size), context_len_(options.context_len), listener_(listener) {
-  thread_ = std::thread([this, options = std::move(options), load = std::move(load)]() mutable {
-    run(std::move(options), std::move(load));
+  thread_ = std::thread([this, options = std::move(options), load = std::move(load),
+                         load_sources = std::move(load_sources)]() mutable {
+    run(std::move(options), std::move(load), std::move(load_sources));
     listener_.stopped();
   });
 }
@@ -60,12 +61,16 @@ void EngineThread::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void EngineThread::run(EngineOptions options, LoadBackend load) {
+void EngineThread::run(EngineOptions options, LoadBackend load, LoadSources load_sources) {
   std::unique_ptr<Engine> engine;
   try {
     std::unique_ptr<Backend> backend = load(cancel_);
     load = nullptr;
+    std::vector<std::unique_ptr<DraftSource>> sources;
+    if (load_sources) sources = load_sources(cancel_);
+    load_sources = nullptr;
     engine = std::make_unique<Engine>(std::move(options), std::move(backend), cancel_);
+    for (std::unique_ptr<DraftSource>& source : sources) engine->speculator().add_source(std::move(source));
     const EngineStats stats = engine->stats();
     const std::lock_guard lock(mutex_);
     stats_ = stats;

@@ -28,9 +28,11 @@ class EngineListener {
 class EngineThread {
  public:
   using LoadBackend = std::function<std::unique_ptr<Backend>(const std::atomic<bool>& cancel)>;
+  using LoadSources = std::function<std::vector<std::unique_ptr<DraftSource>>(const std::atomic<bool>& cancel)>;
 
-  // [async] Starts the thread, which calls `load`. `listener` must outlive this.
-  EngineThread(EngineOptions options, LoadBackend load, EngineListener& listener);
+  // [async] Starts the thread, which calls `load`, then `load_sources` for further draft sources. `listener` must outlive
+  // this.
+  EngineThread(EngineOptions options, LoadBackend load, EngineListener& listener, LoadSources load_sources = {});
   // Stops within one layer of a forward pass and joins.
   ~EngineThread();
   EngineThread(const EngineThread&) = delete;
@@ -45,7 +47,7 @@ class EngineThread {
   void join();
 
  private:
-  void run(EngineOptions options, LoadBackend load);
+  void run(EngineOptions options, LoadBackend load, LoadSources load_sources);
   void serve(Engine& engine);
 
   const int32_t vocab_size_, context_len_;

@@ -33,6 +33,21 @@ float trust(const BranchDraft& draft) { return std::clamp(draft.drawn / draft.cl
 Speculator::Speculator(int32_t vocab_size, StepCost cost) : vocab_size_(vocab_size), cost_(std::move(cost)) {
   add_source(std::make_unique<SuffixSource>());
   add_source(std::make_unique<RecyclingSource>(vocab_size));
+  auto caller = std::make_unique<CallerSource>(vocab_size, kMaxDraftTokens);
+  caller_ = caller.get();
+  add_source(std::move(caller));
+}
+
+SpeculationStats Speculator::stats() const {
+  SpeculationStats stats = stats_;
+  stats.late_drafts += caller_->num_late();
+  return stats;
+}
+
+void Speculator::answer(const DraftCommand& command) {
+  const CallerSource::Answer answer = caller_->answer(command);
+  stats_.late_drafts += answer == CallerSource::Answer::kLate;
+  stats_.refused_drafts += answer == CallerSource::Answer::kRefused;
 }
 
 void Speculator::add_source(std::unique_ptr<DraftSource> source) { sources_.push_back(std::move(source)); }

