@@ -18,6 +18,10 @@ size_t bucket_index(int num_rows) {
   return std::lower_bound(kBuckets.begin(), kBuckets.end(), num_rows) - kBuckets.begin();
 }
 
+// Of memory's peak rate, for weights that are read while the kernel in front runs. Asked for as fast as the ring takes
+// them, they double that kernel's time; much slower, memory idles (figures in docs/decisions/0008).
+constexpr double kEarlyShare = 0.8;
+
 struct AddedWeight {
   CudaWeight weight;
   LinearResult result;
@@ -37,6 +41,7 @@ int attribute(cudaDeviceAttr name, int device_index) {
 struct CudaLinear::State {
   int num_processors;
   bool streams;  // the streaming kernel's instructions are those of compute capability 9.0 only
+  int stage_cycles = 0;
   CublasLt cublas_lt;
   std::vector<AddedWeight> weights;
 
@@ -44,7 +49,9 @@ struct CudaLinear::State {
       : num_processors(attribute(cudaDevAttrMultiProcessorCount, device_index)),
         streams(attribute(cudaDevAttrComputeCapabilityMajor, device_index) == 9 &&
                 attribute(cudaDevAttrComputeCapabilityMinor, device_index) == 0) {
-    if (streams) prepare_stream_linear();
+    if (!streams) return;
+    prepare_stream_linear();
+    stage_cycles = stage_cycles_of(device_index, num_processors, kEarlyShare);
   }
 
   const AddedWeight& at(int weight, LinearResult result) const {
@@ -93,7 +100,8 @@ LinearSum CudaLinear::run(int weight, const __nv_bfloat16* x, int num_rows, floa
   const int out_features = added.weight.out_features, in_features = added.weight.in_features;
   if (state_->streams && num_rows <= kMaxStreamRows) {
     const StreamPlan& plan = added.plans[bucket_index(num_rows)];
-    if (num_rows > 0) run_stream_linear(plan, added.map, x, num_rows, out_features, in_features, parts, stream);
+    if (num_rows > 0)
+      run_stream_linear(plan, state_->stage_cycles, added.map, x, num_rows, out_features, in_features, parts, stream);
     return plan.sum(parts, num_rows, out_features);
   }
   state_->cublas_lt.multiply(added.weight.data, x, num_rows, out_features, in_features, values, CublasLt::Output::kBf16,
@@ -107,8 +115,8 @@ void CudaLinear::run_to_floats(int weight, const __nv_bfloat16* x, int num_rows,
   const int out_features = added.weight.out_features, in_features = added.weight.in_features;
   if (num_rows == 0) return;
   if (state_->streams) {
-    run_stream_linear(added.plans[bucket_index(num_rows)], added.map, x, num_rows, out_features, in_features, y,
-                      stream);
+    run_stream_linear(added.plans[bucket_index(num_rows)], state_->stage_cycles, added.map, x, num_rows, out_features,
+                      in_features, y, stream);
   } else {
     state_->cublas_lt.multiply(added.weight.data, x, num_rows, out_features, in_features, y, CublasLt::Output::kF32,
                                stream);

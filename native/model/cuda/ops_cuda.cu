@@ -174,8 +174,11 @@ __global__ void __launch_bounds__(kNormThreads)
   }
 }
 
+// Few and large blocks here and below: the kernel behind begins to read ahead once all of them have started, and beside
+// a matrix product a multiprocessor has room for one.
+
 // Thread: dims d .. d + 7 of a head and their partners half a head further, which RoPE turns together.
-constexpr int kRopeThreads = 128;
+constexpr int kRopeThreads = 384;
 template <bool kParts>
 __global__ void rope_append_kv_kernel(AttentionShape shape, LinearSum qkv, const float* cos, const float* sin,
                                       const int32_t* slots, __nv_bfloat16* q, CudaKvLayer kv) {
@@ -231,23 +234,25 @@ __global__ void gather_rows_kernel(const int32_t* rows, const float* x, int hidd
         *reinterpret_cast<const uint4*>(attention + from * attention_width + i);
 }
 
-// Thread: eight features of a row.
-constexpr int kSiluThreads = 256;
+// A thread takes eight features of a row at a time.
+constexpr int kSiluThreads = 512;
 template <bool kParts>
 __global__ void silu_mul_kernel(LinearSum gate_up, int intermediate, __nv_bfloat16* out) {
   cuda::let_next_start();
-  const int row = blockIdx.x, at = (blockIdx.y * kSiluThreads + threadIdx.x) * 8;
-  const int feature[] = {at, intermediate + at};
-  const int num_parts[] = {kParts ? gate_up.num_parts_at(feature[0]) : 0,
-                           kParts ? gate_up.num_parts_at(feature[1]) : 0};
   cuda::wait_for_previous();
-  if (at >= intermediate) return;
-  Values8 pieces[2];
-  load_pieces<kParts>(gate_up, row, feature, num_parts, pieces);
-  auto& [gate, up] = pieces;
+  const int row_pieces = intermediate / 8, num_pieces = gate_up.num_rows * row_pieces;
+  for (int piece = blockIdx.x * kSiluThreads + threadIdx.x; piece < num_pieces; piece += gridDim.x * kSiluThreads) {
+    const int row = piece / row_pieces, at = (piece - row * row_pieces) * 8;
+    const int feature[] = {at, intermediate + at};
+    const int num_parts[] = {kParts ? gate_up.num_parts_at(feature[0]) : 0,
+                             kParts ? gate_up.num_parts_at(feature[1]) : 0};
+    Values8 pieces[2];
+    load_pieces<kParts>(gate_up, row, feature, num_parts, pieces);
+    auto& [gate, up] = pieces;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) gate.v[i] = gate.v[i] / (1 + __expf(-gate.v[i])) * up.v[i];
-  store8(out + static_cast<size_t>(row) * intermediate + at, gate);
+    for (int i = 0; i < 8; ++i) gate.v[i] = gate.v[i] / (1 + __expf(-gate.v[i])) * up.v[i];
+    store8(out + static_cast<size_t>(piece) * 8, gate);
+  }
 }
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -431,9 +436,14 @@ int CudaOps::keep_rows(std::span<const int32_t> rows, CudaActivations& a) {
 
 void CudaOps::silu_mul(const CudaActivations& a, int num_rows) {
   const int intermediate = weights_.config.intermediate_size;
-  launch(a.gate_up.values == nullptr ? silu_mul_kernel<true> : silu_mul_kernel<false>,
-         dim3(num_rows, ceil_div(intermediate, kSiluThreads * 8)), kSiluThreads, "cannot launch SiLU", a.gate_up,
-         intermediate, a.mlp);
+  const int num_blocks = ceil_div(num_rows * (intermediate / 8), kSiluThreads);
+  if (a.gate_up.values != nullptr) {
+    launch(silu_mul_kernel<false>, dim3(num_blocks), kSiluThreads, "cannot launch SiLU", a.gate_up, intermediate,
+           a.mlp);
+  } else {
+    launch(silu_mul_kernel<true>, dim3(std::min(num_blocks, device_.num_processors)), kSiluThreads,
+           "cannot launch SiLU", a.gate_up, intermediate, a.mlp);
+  }
 }
 
 void CudaOps::lm_head(const __nv_bfloat16* hidden, int num_rows, float* logits) {

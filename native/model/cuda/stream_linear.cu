@@ -110,6 +110,19 @@ StreamPlan plan_stream_whole_tiles(int out_features, int in_features, int num_ro
   return plan;
 }
 
+int stage_cycles_of(int device_index, int num_processors, double share) {
+  const auto attribute = [&](cudaDeviceAttr name) {
+    int value = 0;
+    cuda::check(cudaDeviceGetAttribute(&value, name, device_index), "cannot ask the GPU for its clocks");
+    return static_cast<double>(value);
+  };
+  constexpr double kStageBytes = 2 * stream_linear::kBoxBytes;
+  const double cycles_per_ms = attribute(cudaDevAttrClockRate);
+  const double bytes_per_ms =
+      2 * attribute(cudaDevAttrMemoryClockRate) * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8;
+  return bytes_per_ms > 0 ? static_cast<int>(kStageBytes * num_processors / (share * bytes_per_ms) * cycles_per_ms) : 0;
+}
+
 void prepare_stream_linear() {
   tensor_map_encoder();
   for (int bucket_rows : {16, 32, 64, 128}) {
@@ -136,12 +149,13 @@ CUtensorMap encode_matrix(const __nv_bfloat16* data, int num_rows, int num_featu
   return map;
 }
 
-void run_stream_linear(const StreamPlan& plan, const CUtensorMap& weight, const __nv_bfloat16* x, int num_rows,
-                       int out_features, int in_features, float* parts, cudaStream_t stream) {
+void run_stream_linear(const StreamPlan& plan, int stage_cycles, const CUtensorMap& weight, const __nv_bfloat16* x,
+                       int num_rows, int out_features, int in_features, float* parts, cudaStream_t stream) {
   const CUtensorMap x_map = encode_matrix(x, num_rows, in_features, plan.bucket_rows);
   with_kernel(plan.bucket_rows, [&](auto* kernel, auto stage) {
     const int num_stages = std::min((kSharedBytes - kAlignBytes) / stage.kBytes, stream_linear::kMaxStages);
-    const stream_linear::Task task{plan.sum(parts, num_rows, out_features), parts, plan.steps_per_unit, num_stages};
+    const stream_linear::Task task{plan.sum(parts, num_rows, out_features), parts, plan.steps_per_unit, num_stages,
+                                   stage_cycles};
     cuda::launch_chained(kernel, plan.num_workers, stage.kNumThreads, num_stages * stage.kBytes + kAlignBytes, stream,
                          true, "cannot start a matrix product", weight, x_map, task);
   });

@@ -1,5 +1,5 @@
-// The streaming kernel: one producer warp fills a ring in shared memory with the copy engine, consumer warpgroups
-// multiply.
+// The streaming kernel: two producer warps fill a ring in shared memory with the copy engine, one with weights, one
+// with x; consumer warpgroups multiply.
 #pragma once
 
 #include <cuda.h>
@@ -123,7 +123,8 @@ inline constexpr int kMaxStages = 16;
 template <int kTileFeatures, int kRows>
 struct Stage {
   static constexpr int kWarpgroups = kTileFeatures / 64;
-  static constexpr int kNumThreads = kWarpgroups * 128 + 32;
+  static constexpr int kConsumers = kWarpgroups * 128;
+  static constexpr int kNumThreads = kConsumers + 64;
   static constexpr int kWeightBoxes = 2;
   static constexpr int kInputBoxes = kWeightBoxes / kWarpgroups;
   static constexpr int kStepFeatures = kInputBoxes * kBoxFeatures;
@@ -136,7 +137,8 @@ struct Task {
   LinearSum sum;
   float* parts;
   int steps_per_unit;
-  int num_stages;  // of the ring
+  int num_stages;    // of the ring
+  int stage_cycles;  // between two stages of weights while x is not there
 };
 
 // Where a walk over the steps stands in the ring.
@@ -152,65 +154,82 @@ struct RingPosition {
   }
 };
 
-// Only one thread runs this. A stage's weights do not depend on the kernel in front, so the whole ring is asked for
-// before it has ended; its x is added after that.
+// The steps of one thread block, and its ring.
+struct Walk {
+  int begin, end, steps_per_tile;
+  uint32_t ring;
+  uint64_t* full;
+  uint64_t* empty;
+  volatile bool* x_is_there;
+};
+
+// One thread. Weights do not depend on the kernels in front, so the ring fills before those have ended, but no faster
+// than memory delivers: what those kernels still read would wait behind all that was asked for.
 template <class S>
-__device__ __forceinline__ void produce(const CUtensorMap& weight, const CUtensorMap& x, const Task& task, int begin,
-                                        int end, int steps_per_tile, uint32_t ring, uint64_t* full, uint64_t* empty) {
-  const uint64_t once = evict_first(), again = evict_last();
-  const auto load_weights = [&](int step, int stage) {
-    const int tile = step / steps_per_tile;
-    const int column = (step - tile * steps_per_tile) * S::kStepFeatures;
-    cuda::expect_bytes(&full[stage], S::kBytes);
+__device__ __forceinline__ void load_weights(const CUtensorMap& weight, const Task& task, const Walk& walk) {
+  constexpr int kAtOnce = 2;  // stages that cover the way to memory
+  const uint64_t once = evict_first();
+  RingPosition at;
+  long long due = clock64();
+  for (int step = walk.begin; step < walk.end; ++step) {
+    const int num_before = step - walk.begin;
+    if (num_before >= kAtOnce && num_before < task.num_stages) {
+      due += task.stage_cycles;
+      while (clock64() < due && !*walk.x_is_there) {
+      }
+    }
+    cuda::wait_barrier(&walk.empty[at.stage], at.parity ^ 1);  // passes at once in the ring's first round
+    const int tile = step / walk.steps_per_tile;
+    const int column = (step - tile * walk.steps_per_tile) * S::kStepFeatures;
+    cuda::expect_bytes(&walk.full[at.stage], S::kBytes);
 #pragma unroll
     for (int box = 0; box < S::kWeightBoxes; ++box) {
       const int group = box / S::kInputBoxes, part = box % S::kInputBoxes;
-      load_box(ring + stage * S::kBytes + box * kBoxBytes, weight, column + part * kBoxFeatures,
-               (tile * S::kWarpgroups + group) * 64, &full[stage], once);
+      load_box(walk.ring + at.stage * S::kBytes + box * kBoxBytes, weight, column + part * kBoxFeatures,
+               (tile * S::kWarpgroups + group) * 64, &walk.full[at.stage], once);
     }
-  };
-  const auto load_input = [&](int step, int stage) {
-    const int column = step % steps_per_tile * S::kStepFeatures;
+    at.advance(task.num_stages);
+  }
+}
+
+// One thread of another warp. A stage's barrier may hear of bytes of x before it is told to expect them.
+template <class S>
+__device__ __forceinline__ void load_x(const CUtensorMap& x, const Task& task, const Walk& walk) {
+  const uint64_t again = evict_last();
+  cuda::wait_for_previous();
+  *walk.x_is_there = true;
+  fence_async_proxy_global();
+  RingPosition at;
+  for (int step = walk.begin; step < walk.end; ++step) {
+    cuda::wait_barrier(&walk.empty[at.stage], at.parity ^ 1);
+    const int column = step % walk.steps_per_tile * S::kStepFeatures;
 #pragma unroll
     for (int box = 0; box < S::kInputBoxes; ++box)
-      load_box(ring + stage * S::kBytes + S::kInputOffset + box * S::kInputBoxBytes, x, column + box * kBoxFeatures, 0,
-               &full[stage], again);
-  };
-
-  const int num_ahead = min(task.num_stages, end - begin);
-  for (int i = 0; i < num_ahead; ++i) load_weights(begin + i, i);
-  cuda::wait_for_previous();
-  fence_async_proxy_global();
-  for (int i = 0; i < num_ahead; ++i) load_input(begin + i, i);
-  RingPosition at;
-  for (int step = begin + num_ahead; step < end; ++step) {
-    cuda::wait_barrier(&empty[at.stage], at.parity);
-    load_weights(step, at.stage);
-    load_input(step, at.stage);
+      load_box(walk.ring + at.stage * S::kBytes + S::kInputOffset + box * S::kInputBoxBytes, x,
+               column + box * kBoxFeatures, 0, &walk.full[at.stage], again);
     at.advance(task.num_stages);
   }
 }
 
 // One warpgroup: its 64 features of every tile that the worker has steps of.
 template <class S, int kRows>
-__device__ __forceinline__ void consume(const Task& task, int begin, int end, int steps_per_tile, uint32_t ring,
-                                        uint64_t* full, uint64_t* empty) {
+__device__ __forceinline__ void consume(const Task& task, const Walk& walk) {
   const LinearSum& sum = task.sum;
   const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 32;
-  const uint32_t weights = ring + warpgroup * S::kInputBoxes * kBoxBytes;
-  const uint32_t inputs = ring + S::kInputOffset;
+  const uint32_t weights = walk.ring + warpgroup * S::kInputBoxes * kBoxBytes;
+  const uint32_t inputs = walk.ring + S::kInputOffset;
   const auto release = [&](int stage) {
-    if (lane == 0) arrive(&empty[stage]);
+    if (lane == 0) arrive(&walk.empty[stage]);
   };
 
   RingPosition at;
-  for (int step = begin; step < end;) {
-    const int tile = step / steps_per_tile;
-    const int tile_end = min(end, (tile + 1) * steps_per_tile);
+  for (int step = walk.begin; step < walk.end;) {
+    const int tile = step / walk.steps_per_tile;
+    const int tile_end = min(walk.end, (tile + 1) * walk.steps_per_tile);
     float y[kRows / 8][4];
     int previous = -1;  // stage whose products may still run
     for (; step < tile_end; ++step) {
-      cuda::wait_barrier(&full[at.stage], at.parity);
+      cuda::wait_barrier(&walk.full[at.stage], at.parity);
       cuda::wgmma_fence();
 #pragma unroll
       for (int i = 0; i < S::kStepFeatures / 16; ++i) {
@@ -252,9 +271,11 @@ __global__ void __launch_bounds__(Stage<kTileFeatures, kRows>::kNumThreads, 1)
   using S = Stage<kTileFeatures, kRows>;
   extern __shared__ uint8_t shared[];
   __shared__ uint64_t full[kMaxStages], empty[kMaxStages];
+  __shared__ bool x_is_there;
   cuda::let_next_start();
   const uint32_t ring = (cuda::shared_address(shared) + 1023) & ~1023u;
   if (threadIdx.x == 0) {
+    x_is_there = false;
     for (int i = 0; i < task.num_stages; ++i) {
       cuda::init_barrier(&full[i], 1);
       cuda::init_barrier(&empty[i], S::kWarpgroups * 4);
@@ -263,18 +284,23 @@ __global__ void __launch_bounds__(Stage<kTileFeatures, kRows>::kNumThreads, 1)
   }
   __syncthreads();
 
-  const int worker = blockIdx.x, steps_per_tile = task.sum.units_per_tile * task.steps_per_unit;
-  const int begin = task.sum.begin_of_worker(worker) * task.steps_per_unit;
-  const int end = task.sum.begin_of_worker(worker + 1) * task.steps_per_unit;
-  if (threadIdx.x >= S::kWarpgroups * 128) {
-    if (threadIdx.x % 32 == 0) {
-      prefetch_map(weight);
-      prefetch_map(x);
-      produce<S>(weight, x, task, begin, end, steps_per_tile, ring, full, empty);
-    }
-  } else {
+  const int worker = blockIdx.x;
+  const Walk walk{.begin = task.sum.begin_of_worker(worker) * task.steps_per_unit,
+                  .end = task.sum.begin_of_worker(worker + 1) * task.steps_per_unit,
+                  .steps_per_tile = task.sum.units_per_tile * task.steps_per_unit,
+                  .ring = ring,
+                  .full = full,
+                  .empty = empty,
+                  .x_is_there = &x_is_there};
+  if (threadIdx.x < S::kConsumers) {
     cuda::wait_for_previous();
-    consume<S, kRows>(task, begin, end, steps_per_tile, ring, full, empty);
+    consume<S, kRows>(task, walk);
+  } else if (threadIdx.x == S::kConsumers) {
+    prefetch_map(weight);
+    load_weights<S>(weight, task, walk);
+  } else if (threadIdx.x == S::kConsumers + 32) {
+    prefetch_map(x);
+    load_x<S>(x, task, walk);
   }
 #endif
 }

@@ -34,6 +34,10 @@ StreamPlan plan_stream(int out_features, int in_features, int num_rows, int num_
 // The same with tiles that no two workers share: max_parts is 1, and parts are y itself.
 StreamPlan plan_stream_whole_tiles(int out_features, int in_features, int num_rows, int num_processors);
 
+// Multiprocessor cycles in which the GPU's memory, at its peak rate times `share`, delivers one stage of weights to
+// each of `num_processors`; 0 when the driver does not tell its clocks.
+int stage_cycles_of(int device_index, int num_processors, double share);
+
 // Asks the driver for the encoder of tensor maps and lets the kernels use all shared memory of the current device.
 // Throws kDevice.
 void prepare_stream_linear();
@@ -44,9 +48,10 @@ CUtensorMap encode_matrix(const __nv_bfloat16* data, int num_rows, int num_featu
 inline constexpr int kWeightBoxRows = 64;
 
 // Enqueues the product as a link of a chain (cuda/launch.cuh): weights are read while the kernel in front still runs.
-// `weight`: of encode_matrix with kWeightBoxRows; x: [num_rows, in_features]; parts:
+// Until then a block asks for a stage of weights every stage_cycles, so that the kernel in front does not wait behind
+// them. `weight`: of encode_matrix with kWeightBoxRows; x: [num_rows, in_features]; parts:
 // [max_parts][num_rows][out_features].
-void run_stream_linear(const StreamPlan& plan, const CUtensorMap& weight, const __nv_bfloat16* x, int num_rows,
-                       int out_features, int in_features, float* parts, cudaStream_t stream);
+void run_stream_linear(const StreamPlan& plan, int stage_cycles, const CUtensorMap& weight, const __nv_bfloat16* x,
+                       int num_rows, int out_features, int in_features, float* parts, cudaStream_t stream);
 
 }  // namespace deftree
