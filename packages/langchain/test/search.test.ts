@@ -4,6 +4,7 @@ import {
   bestOfN,
   breadthFirst,
   choiceLogprobs,
+  depthFirst,
   formatEvent,
   llmValue,
   type Problem,
@@ -189,6 +190,71 @@ it.each([0, 3])("frees the KV of a hopeless thought within one step, beside %i t
   await Promise.all(decoding);
   for (const branch of [root, ...others]) branch.release();
   await expectFree();
+});
+
+it.each([
+  breadthFirst({ grow: "continue", width: 6, keep: 2, depth: 5 }),
+  bestOfN({ n: 6, stopWhenSolved: false }),
+  depthFirst({ width: 3, depth: 5 }),
+])("grows the same tree with speculation as without: $name", async (strategy) => {
+  // One by one, so that the engine's counters tell of one search.
+  for (const seed of [1, 2, 3]) {
+    const problem = sortingProblem(digits(64, seed));
+    const before = engine.stats();
+    const plain = await search(problem, strategy, model, { seed, speculation: "off" });
+    const between = engine.stats();
+    const drafted = await search(problem, strategy, model, { seed, speculation: { mode: "always" } });
+    const after = engine.stats();
+    expect(between.draftTrees).toBe(before.draftTrees);
+    expect(after.acceptedDraftTokens).toBeGreaterThan(between.acceptedDraftTokens);
+    expect(drafted.tree).toEqual(plain.tree);
+    await expectFree();
+  }
+});
+
+describe("formats", () => {
+  // Hot, so that nothing but the format keeps the text in order.
+  const sampling = { temperature: 3 };
+  const options = { ...sortingProblem(digits(16, 3)), hopeless: undefined };
+
+  it("end each part where it is whole, and let the next go on from there", async () => {
+    const problem = {
+      ...options,
+      thought: { maxTokens: 24, format: { regex: "\\[?\\d, \\d, \\d, " } },
+      isComplete: ({ numbers }: SortingState) => numbers.length >= 12,
+    };
+    const strategy = breadthFirst({ grow: "continue", width: 3, keep: 2, depth: 4, sampling, stopWhenSolved: false });
+    const { tree } = await search(problem, strategy, model, { seed: 1 });
+    const parts = tree.thoughts.slice(1);
+    expect(new Set(parts.map(({ text }) => text)).size).toBeGreaterThan(6);
+    for (const { text, state } of parts) {
+      expect(text).toMatch(/^\[?\d, \d, \d, $/);
+      expect(state!.numbers.length % 3).toBe(0);
+    }
+    expect(Math.max(...parts.map(({ depth }) => depth))).toBe(4);
+    await expectFree();
+  });
+
+  it("keep whole answers to a schema, and let a budget cut the last", async () => {
+    const jsonSchema = { type: "array", items: { type: "integer", minimum: 0, maximum: 9 }, minItems: 4, maxItems: 9 };
+    const problem = { ...options, answerMaxTokens: 40, answerFormat: { jsonSchema } };
+    const strategy = bestOfN({ n: 12, sampling, stopWhenSolved: false });
+    const { tree } = await search(problem, strategy, model, { seed: 1 });
+    for (const { text } of tree.thoughts.slice(1)) {
+      const numbers = JSON.parse(text) as number[];
+      expect(numbers.length).toBeGreaterThanOrEqual(4);
+      for (const number of numbers) expect(Math.abs(number - 4.5)).toBeLessThan(5);
+    }
+    const cut = await search(problem, strategy, model, { seed: 1, budget: { tokens: 43 } });
+    expect(cut.stopReason).toBe("tokens");
+    await expectFree();
+  });
+
+  it("reject where a thought has no room for its shortest text", async () => {
+    const problem = { ...options, answerMaxTokens: 3, answerFormat: { regex: "\\d{40}" } };
+    await expect(search(problem, bestOfN({ n: 1 }), model).result).rejects.toThrow(/constraint takes \d+ tokens/);
+    await expectFree();
+  });
 });
 
 describe("evaluation by the model itself", () => {
