@@ -24,6 +24,21 @@ export function choice(...parts: NativeExpression[]): NativeExpression {
   return parts.length === 1 ? parts[0]! : { choice: parts };
 }
 
+/** One of these, by common beginnings: however many there are, few places of the grammar are open at once. */
+export function oneOfTexts(texts: readonly string[]): NativeExpression {
+  const endings = new Map<string, string[]>();
+  for (const each of new Set(texts)) {
+    const first = [...each.slice(0, 2)][0] ?? "";
+    const known = endings.get(first);
+    if (known) known.push(each.slice(first.length));
+    else endings.set(first, [each.slice(first.length)]);
+  }
+  const branches = [...endings].map(([first, rest]) =>
+    rest.length === 1 ? text(first + rest[0]) : sequence(text(first), oneOfTexts(rest)),
+  );
+  return choice(...branches);
+}
+
 export function repeat(body: NativeExpression, min: number, max: number = Number.POSITIVE_INFINITY): NativeExpression {
   if (max < min) return nothing;
   if (max === 0) return empty;

@@ -1,11 +1,5 @@
 /** JSON objects: properties in the order of the schema, then further ones. */
-import {
-  allCharacters,
-  characterSet,
-  complement,
-  intersection,
-  rangesOf,
-} from "./constraint-characters.js";
+import { allCharacters, characterSet, complement, intersection, rangesOf } from "./constraint-characters.js";
 import {
   choice,
   empty,

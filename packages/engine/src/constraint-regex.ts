@@ -27,9 +27,18 @@ export interface RegexOptions {
   bmpOnly?: boolean;
 }
 
+const maxLength = 25_000;
+
 /** @throws DeftreeError E_BAD_ARGUMENT for a malformed expression, and for what no finite automaton can follow. */
 export function parseRegex(source: string, options: RegexOptions): Pattern {
   const { flags } = options;
+  if (source.length > maxLength) {
+    throw new DeftreeError(
+      "E_BAD_ARGUMENT",
+      `the regular expression is ${source.length} characters long; constraints take up to ${maxLength}`,
+      { figures: { length: source.length, maxLength } },
+    );
+  }
   const shown = `/${source}/${flags}`;
   try {
     const unicode = flags.includes("u");

@@ -1,6 +1,6 @@
 /** From a JSON Schema to the grammar of values that match it, or the reason why there is none. */
 
-import { choice, nothing, optional, Rules, repeat, sequence, text } from "./constraint-grammar.js";
+import { choice, nothing, oneOfTexts, optional, Rules, repeat, sequence, text } from "./constraint-grammar.js";
 import { numberExpression } from "./constraint-number.js";
 import { anyKey, comma, keyOtherThan, type ObjectMembers, objectExpression } from "./constraint-object.js";
 import { parseRegex } from "./constraint-regex.js";
@@ -24,6 +24,7 @@ import type { NativeExpression, NativeGrammar } from "./native-addon.js";
 const anyValueDepth = 5;
 const maxDepth = 100;
 const maxSchemas = 10_000;
+const maxListed = 10_000;
 const jsonTypes = ["object", "array", "string", "number", "integer", "boolean", "null"];
 
 /** @throws DeftreeError E_BAD_ARGUMENT that names the keyword and its place. */
@@ -145,7 +146,9 @@ class SchemaCompiler {
         refuse(`${pointer}/${keyword}`, `"${keyword}" beside "enum" or "const" is not supported; list what it allows`);
       }
     }
-    return choice(...values.map((value) => text(JSON.stringify(value))));
+    if (values.length > maxListed)
+      refuse(`${pointer}/enum`, `it lists ${values.length} values; supported are ${maxListed}`);
+    return oneOfTexts(values.map((value) => JSON.stringify(value)));
   }
 
   #typed(type: string, schema: SchemaObject, pointer: string, depth: number): NativeExpression {
@@ -269,8 +272,11 @@ class SchemaCompiler {
       if (typeof source !== "string") return refuse(`${pointer}/pattern`, "a pattern is a string");
       return located(`${pointer}/pattern`, () => parsePattern(source));
     });
+    const hasPattern = patterns.length > 0;
     for (const format of formatsOf(schema)) {
       const pattern = formatPattern(format);
+      // Libraries write formats of their own beside the pattern that says what they mean.
+      if (pattern === undefined && hasPattern) continue;
       if (pattern === undefined) {
         return refuse(`${pointer}/format`, `"${format}" is not enforced; supported are ${formatNames.join(", ")}`);
       }

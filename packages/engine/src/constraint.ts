@@ -79,6 +79,15 @@ function grammarOf(language: CompiledLanguage): NativeGrammar {
   return { rules: [patternExpression(parseRegex(source, { flags, match: "whole" }), plainCharacter)] };
 }
 
+/**
+ * Whether a decode can be kept to it, as far as that can be told without a model.
+ * @throws DeftreeError E_BAD_ARGUMENT with the reason.
+ */
+export function assertEnforceable(constraint: Constraint): void {
+  checkConstraint(constraint);
+  if (!("continue" in constraint)) grammarOf(constraint);
+}
+
 /** @throws DeftreeError E_BAD_ARGUMENT */
 export function checkConstraint(constraint: Constraint): void {
   const given = (typeof constraint === "object" && constraint !== null ? constraint : {}) as Record<string, unknown>;

@@ -1,6 +1,6 @@
 export { benchAttention } from "./attention-bench.js";
 export { type PlanOptions, type PlanTree, planAttention } from "./attention-plan.js";
-export type { Constraint } from "./constraint.js";
+export { assertEnforceable, type Constraint } from "./constraint.js";
 export { Engine } from "./engine.js";
 export { attentionPolicies } from "./engine-options.js";
 export type {

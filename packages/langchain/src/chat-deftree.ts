@@ -31,8 +31,9 @@ import {
 import { toChatTurns } from "./chat-turns.js";
 import { EngineShare } from "./engine-share.js";
 import { toLangChainError } from "./errors.js";
-import { renderResponseFormat } from "./response-format.js";
+import { renderResponseFormat, responseConstraint } from "./response-format.js";
 import { structuredOutput } from "./structured-output.js";
+import { toolConstraint } from "./tool-constraint.js";
 import { toToolDefinition } from "./tool-definition.js";
 import { readToolChoice, renderToolPrompt } from "./tool-prompt.js";
 import { version } from "./version.js";
@@ -54,8 +55,8 @@ import { version } from "./version.js";
  * - `generate(messages, { n })` draws n answers from one prompt.
  * - An abort ends decoding within one step. `invoke` then throws `ModelAbortError` with what was written so far as
  *   `partialOutput`; `stream` throws the signal's reason.
- * - Tools and schemas are asked for in the prompt and read from the answer, but nothing forces the model to keep to them:
- *   see {@link bindTools} and {@link withStructuredOutput}.
+ * - Schemas and forced tool calls are enforced while decoding, so that any model keeps to them: see
+ *   {@link withStructuredOutput}, {@link bindTools} and the option `constraint`.
  *
  * @throws DeftreeError, with a stable `code`; a prompt longer than the context gives `ContextOverflowError`.
  */
@@ -116,11 +117,11 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
   }
 
   /**
-   * Offers tools in the system turn. An answer that is nothing but JSON naming one of them becomes `tool_calls`; arguments
-   * are what the model wrote, not checked against the tool's schema.
+   * Offers tools in the system turn. An answer that is nothing but JSON naming one of them becomes `tool_calls`.
    *
-   * `tool_choice` `"auto"` (default) leaves it to the model, `"none"` hides the tools; `"any"` and a tool's name ask for a
-   * call in words, and a model that answers in prose all the same gives a message without `tool_calls`.
+   * `tool_choice` `"any"` and a tool's name force one call, with arguments that match the tool's schema, whatever the model
+   * was trained on; a schema that cannot be enforced is refused with the reason, unless the tool says `strict: false`.
+   * `"auto"` (default) leaves it to the model, and arguments are what it wrote; `"none"` hides the tools.
    */
   override bindTools(
     tools: BindToolsInput[],
@@ -133,9 +134,12 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
    * Answers as values of a schema: Zod 3 or 4, a Standard Schema with a JSON Schema, or a JSON Schema.
    *
    * `method` `"jsonSchema"` (default) shows the model the schema, `"jsonMode"` asks for JSON alone (say in your prompt what
-   * it shall hold), `"functionCalling"` offers the schema as a tool. The schema is not enforced while decoding, so `strict`
-   * is refused; the answer is parsed and checked, and one that does not match rejects with `OutputParserException`, which
-   * names what is wrong and holds the answer as `llmOutput`. With `includeRaw`, `parsed` is null then.
+   * it shall hold), `"functionCalling"` offers the schema as a tool. All are enforced while decoding. A schema that cannot be
+   * enforced is refused at once with the reason; with `strict: false` it is asked for only.
+   *
+   * The answer is parsed and checked by the schema's own library. One that does not match (for what JSON Schema cannot say,
+   * or with `strict: false`) rejects with `OutputParserException`, which names what is wrong and holds the answer as
+   * `llmOutput`. With `includeRaw`, `parsed` is null then.
    */
   override withStructuredOutput<RunOutput extends Json = Json>(
     schema: InteropZodType<RunOutput> | SerializableSchema<RunOutput> | Json,
@@ -248,15 +252,15 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
 
   /**
    * What the model can be relied on for. Token limits are known once the engine is loaded, or when `contextLength` was
-   * given. Tools and structured output work by prompt, so they are not among it.
+   * given. `toolCalling` stays false: that a model calls tools by itself depends on its training.
    */
   override get profile(): ModelProfile {
     const maxInputTokens = this.share.loaded?.info.contextLength ?? this.fields.contextLength;
     return {
       ...defined({ maxInputTokens, maxOutputTokens: this.sampling.maxTokens ?? maxInputTokens }),
       toolCalling: false,
-      toolChoice: false,
-      structuredOutput: false,
+      toolChoice: true,
+      structuredOutput: true,
       reasoningOutput: false,
       imageInputs: false,
       audioInputs: false,
@@ -299,10 +303,11 @@ export class ChatDeftree extends BaseChatModel<ChatDeftreeCallOptions> {
       const choice = readToolChoice(tool_choice, offered);
       const tools = choice === "none" ? [] : offered;
       const requests = [renderToolPrompt(tools, choice), renderResponseFormat(response_format)];
+      const form = toolConstraint(tools, choice) ?? responseConstraint(response_format);
       const turns = toChatTurns(messages, requests);
       const engine = await this.share.engine(signal);
       const prompt = engine.encodeChat(turns, { addGenerationPrompt: true });
-      return { calls: await ChatCall.start(engine, prompt, decodeOptions(this, options), n), tools };
+      return { calls: await ChatCall.start(engine, prompt, decodeOptions(this, options, form), n), tools };
     } catch (error) {
       signal?.throwIfAborted();
       throw toLangChainError(error);

@@ -74,6 +74,6 @@ describe("as a LangChain model", () => {
   it("counts tokens with the model's tokenizer and knows its context", async () => {
     const chat = new ChatDeftree({ engine: digits() });
     expect(await chat.getNumTokens("hello")).toBe(5);
-    expect(chat.profile).toMatchObject({ maxInputTokens: 2000, structuredOutput: false });
+    expect(chat.profile).toMatchObject({ maxInputTokens: 2000, structuredOutput: true });
   });
 });

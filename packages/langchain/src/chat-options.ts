@@ -1,5 +1,12 @@
 /** Settings of a {@link ChatDeftree} and of one call. */
-import type { BranchEngine, DecodeOptions, EngineOptions, Speculation } from "@deftree/engine";
+import {
+  type BranchEngine,
+  type Constraint,
+  type DecodeOptions,
+  DeftreeError,
+  type EngineOptions,
+  type Speculation,
+} from "@deftree/engine";
 import type { ToolDefinition } from "@langchain/core/language_models/base";
 import type { BaseChatModelCallOptions, BaseChatModelParams } from "@langchain/core/language_models/chat_models";
 import type { ResponseFormat } from "./response-format.js";
@@ -26,6 +33,11 @@ export interface ChatDeftreeSampling {
    * is always of one. With a seed the same `n` gives the same answers.
    */
   n?: number;
+  /**
+   * Keeps every answer to a JSON Schema, or to a regular expression as a string. A forced tool call and a `response_format`
+   * go before it.
+   */
+  constraint?: { jsonSchema: object | boolean } | { regex: string };
 }
 
 export interface ChatDeftreeFields
@@ -80,7 +92,7 @@ export const serializableFields: string[] = [
     "speculation",
   ],
   ...["maxStepTokens", "temperature", "topK", "topP", "minP", "repetitionPenalty", "logitBias", "maxTokens", "seed"],
-  ...["logprobs", "topLogprobs", "n", "outputVersion", "disableStreaming"],
+  ...["logprobs", "topLogprobs", "n", "constraint", "outputVersion", "disableStreaming"],
 ];
 
 export function engineOptions(fields: ChatDeftreeFields): EngineOptions {
@@ -102,7 +114,10 @@ export function engineOptions(fields: ChatDeftreeFields): EngineOptions {
 
 export function samplingFields(fields: ChatDeftreeSampling): ChatDeftreeSampling {
   const { temperature, topK, topP, minP, repetitionPenalty, logitBias, maxTokens, seed } = fields;
-  const { logprobs, topLogprobs, n } = fields;
+  const { logprobs, topLogprobs, n, constraint } = fields;
+  if (constraint && "regex" in constraint && typeof constraint.regex !== "string") {
+    throw new DeftreeError("E_BAD_ARGUMENT", "constraint.regex is a string here: caches and traces write it down");
+  }
   return defined({
     temperature,
     topK,
@@ -115,20 +130,26 @@ export function samplingFields(fields: ChatDeftreeSampling): ChatDeftreeSampling
     logprobs,
     topLogprobs,
     n,
+    constraint,
   });
 }
 
 type Settings = Pick<ChatDeftreeFields, "stop"> & { sampling: ChatDeftreeSampling };
 
-/** A call's options over the chat model's. Where it samples without a seed it gets one, so that it can be repeated. */
+/**
+ * A call's options over the chat model's. Where it samples without a seed it gets one, so that it can be repeated.
+ * @param form what its tools or response format keep the answer to.
+ */
 export function decodeOptions(
   own: Settings,
   options: Pick<ChatDeftreeCallOptions, "signal" | "stop" | "speculation"> & ChatDeftreeSampling,
+  form?: Constraint,
 ): DecodeOptions {
   const { logprobs, topLogprobs, seed, n: _, ...sampling } = { ...own.sampling, ...samplingFields(options) };
   const isSampled = (sampling.temperature ?? 0) > 0;
   return {
     ...sampling,
+    ...(form && { constraint: form }),
     ...(isSampled ? { seed: seed ?? Math.floor(Math.random() * 2 ** 32) } : {}),
     stop: stopsOf(own, options),
     signal: options.signal,

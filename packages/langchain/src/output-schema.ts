@@ -22,7 +22,7 @@ export interface OutputSchema {
  */
 export function readOutputSchema(schema: unknown, name?: string): OutputSchema {
   if (isInteropZodSchema(schema)) {
-    return describe(toJsonSchema(schema), name, async (value) => {
+    return describe(jsonSchemaOf(schema), name, async (value) => {
       const parsed = await interopSafeParseAsync(schema, value);
       return parsed.success ? { value: parsed.data } : { problem: problemOf(parsed.error.issues) };
     });
@@ -44,6 +44,19 @@ export function readOutputSchema(schema: unknown, name?: string): OutputSchema {
     return describe({ ...parameters, description }, name ?? schema.name, jsonSchemaCheck(parameters));
   }
   return describe(schema, name, jsonSchemaCheck(schema));
+}
+
+/** @throws Error for what JSON Schema cannot say. */
+export function jsonSchemaOf(schema: Parameters<typeof toJsonSchema>[0]): object {
+  try {
+    return toJsonSchema(schema);
+  } catch (error) {
+    // LangChain walks a Zod schema before it asks Zod, and one that refers to itself has no end.
+    if (error instanceof RangeError && isSerializableSchema(schema)) {
+      return schema["~standard"].jsonSchema.input({ target: "draft-2020-12" });
+    }
+    throw error;
+  }
 }
 
 function describe(schema: object, name: string | undefined, check: OutputSchema["check"]): OutputSchema {

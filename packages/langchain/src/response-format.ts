@@ -1,11 +1,28 @@
-/** What form an answer is to have. The form is asked for in the system turn; nothing forces the model to keep to it. */
-import { DeftreeError } from "@deftree/engine";
+/** What form an answer is to have: asked for in the system turn, and enforced while decoding. */
+import { assertEnforceable, type Constraint, DeftreeError } from "@deftree/engine";
 
 /** As in OpenAI's API, which LangChain's agents speak. */
 export type ResponseFormat =
   | { type: "text" }
   | { type: "json_object" }
   | { type: "json_schema"; json_schema: { name?: string; schema: object; strict?: boolean } };
+
+/** What the answer is kept to. With `strict: false` a schema that cannot be enforced is asked for only. */
+export function responseConstraint(format: ResponseFormat | undefined): Constraint | undefined {
+  if (format?.type === "json_object") return { jsonSchema: { type: "object" } };
+  if (format?.type !== "json_schema") return undefined;
+  const { schema, strict } = format.json_schema;
+  return strict === false && !isEnforceable(schema) ? undefined : { jsonSchema: schema };
+}
+
+export function isEnforceable(jsonSchema: object): boolean {
+  try {
+    assertEnforceable({ jsonSchema });
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 /** @throws DeftreeError E_BAD_ARGUMENT for another form. */
 export function renderResponseFormat(format: ResponseFormat | undefined): string | undefined {

@@ -120,7 +120,8 @@ describe("withStructuredOutput", () => {
         (error: Error) => error.message,
       );
     expect(await failure(answering("It is Ada.").chat.withStructuredOutput(zod4))).toMatch(/is not JSON.*It is Ada\./);
-    const short = new ChatDeftree({ ...chat.lc_kwargs, maxTokens: 10 });
+    const engine = new FakeEngine({ reply: () => '{"name": "Ada", "age": 36}' }); // which enforces nothing
+    const short = new ChatDeftree({ engine, maxTokens: 10 });
     expect(await failure(short.withStructuredOutput(zod4))).toMatch(/is not JSON \(it was cut at its most tokens\)/);
     expect(await failure(chat.withStructuredOutput(zod4, { method: "functionCalling" }))).toMatch(
       /does not call the function "extract"/,
@@ -137,7 +138,6 @@ describe("withStructuredOutput", () => {
       }
       return undefined;
     };
-    expect(code(() => chat.withStructuredOutput(zod4, { strict: true }))).toBe("E_BAD_ARGUMENT");
     expect(code(() => chat.withStructuredOutput(zod4, { method: "guessing" }))).toBe("E_BAD_ARGUMENT");
     const { jsonSchema: _, ...validation } = standard["~standard"];
     const withoutJsonSchema = { "~standard": validation };
@@ -150,7 +150,18 @@ describe("withStructuredOutput", () => {
     const { chat } = answering('{"pair": [1, 2]}');
     await expect(chat.withStructuredOutput(old).invoke("Who?")).rejects.toThrow(/\/pair\/1: /);
     const dangling = { properties: { pair: { $ref: "#/$defs/pair" } } };
-    await expect(chat.withStructuredOutput(dangling).invoke("Who?")).rejects.toMatchObject({ code: "E_BAD_ARGUMENT" });
+    expect(() => chat.withStructuredOutput(dangling)).toThrow(
+      /properties\/pair\/\$ref: "#\/\$defs\/pair" points at no/,
+    );
+    const unchecked = chat.withStructuredOutput(dangling, { strict: false });
+    await expect(unchecked.invoke("Who?")).rejects.toMatchObject({ code: "E_BAD_ARGUMENT" });
+  });
+
+  it("refuses a schema that cannot be enforced, and says how to go on", async () => {
+    const { chat } = answering('["a", "b"]');
+    const schema = { type: "array", items: { type: "string" }, uniqueItems: true };
+    expect(() => chat.withStructuredOutput(schema)).toThrow(/\/uniqueItems: that items differ.*With `strict: false`/);
+    expect(await chat.withStructuredOutput(schema, { strict: false }).invoke("Who?")).toEqual(["a", "b"]);
   });
 
   it("serves createAgent's responseFormat", async () => {

@@ -1,5 +1,8 @@
-/** Structured output by prompt: the schema is shown to the model, the answer is parsed and checked against it. */
-import { DeftreeError } from "@deftree/engine";
+/**
+ * Structured output: the schema is shown to the model and enforced while it decodes; the answer is parsed and checked by the
+ * schema's own library.
+ */
+import { assertEnforceable, DeftreeError } from "@deftree/engine";
 import type { BaseLanguageModelInput, StructuredOutputMethodOptions } from "@langchain/core/language_models/base";
 import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import { assembleStructuredOutputPipeline } from "@langchain/core/language_models/structured_output";
@@ -27,33 +30,43 @@ export function structuredOutput(
       `method ${JSON.stringify(method)} is unknown; valid are ${methods.join(", ")}`,
     );
   }
-  if (strict) {
-    throw new DeftreeError(
-      "E_BAD_ARGUMENT",
-      "strict output cannot be promised: the schema is not enforced while decoding. Leave `strict` out; answers are checked in any case.",
-    );
-  }
   const output = readOutputSchema(schema, name);
+  if (strict !== false && method !== "jsonMode") checkEnforceable(output);
   const parser = RunnableLambda.from((message: BaseMessage) => readOutput(message as AIMessage, output, method));
   return assembleStructuredOutputPipeline(
-    askFor(chat, output, method),
+    askFor(chat, output, method, strict),
     parser,
     includeRaw,
     includeRaw ? "StructuredOutputRunnable" : "StructuredOutput",
   ) as Runnable<BaseLanguageModelInput, Record<string, unknown>>;
 }
 
-function askFor(chat: ToolCallingModel, { name, description, json }: OutputSchema, method: Method) {
+/** @throws DeftreeError E_BAD_ARGUMENT */
+function checkEnforceable({ json }: OutputSchema): void {
+  try {
+    assertEnforceable({ jsonSchema: json });
+  } catch (cause) {
+    const wayOut = "With `strict: false` it is shown to the model, and the answer is checked only.";
+    throw new DeftreeError("E_BAD_ARGUMENT", `${(cause as Error).message}. ${wayOut}`, { cause });
+  }
+}
+
+function askFor(
+  chat: ToolCallingModel,
+  { name, description, json }: OutputSchema,
+  method: Method,
+  strict: boolean | undefined,
+) {
   const ls_structured_output_format = { kwargs: { method }, schema: json };
   switch (method) {
     case "jsonSchema": {
-      const response_format = { type: "json_schema" as const, json_schema: { name, schema: json } };
+      const response_format = { type: "json_schema" as const, json_schema: { name, schema: json, strict } };
       return chat.withConfig({ response_format, ls_structured_output_format });
     }
     case "jsonMode":
       return chat.withConfig({ response_format: { type: "json_object" }, ls_structured_output_format });
     case "functionCalling": {
-      const tool = { type: "function" as const, function: { name, description, parameters: json } };
+      const tool = { type: "function" as const, function: { name, description, parameters: json, strict } };
       return chat.bindTools([tool], { tool_choice: name, ls_structured_output_format });
     }
   }

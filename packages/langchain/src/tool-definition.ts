@@ -1,8 +1,9 @@
 import { DeftreeError } from "@deftree/engine";
 import type { ToolDefinition } from "@langchain/core/language_models/base";
 import type { BindToolsInput } from "@langchain/core/language_models/chat_models";
-import { convertToOpenAITool, isLangChainTool } from "@langchain/core/utils/function_calling";
+import { isLangChainTool } from "@langchain/core/utils/function_calling";
 import { isRecord } from "./json-text.js";
+import { jsonSchemaOf } from "./output-schema.js";
 
 /**
  * A LangChain tool, its parameters alone, a Runnable as tool, or a plain definition in OpenAI's (`function`) or Anthropic's
@@ -10,7 +11,10 @@ import { isRecord } from "./json-text.js";
  * @throws DeftreeError E_BAD_ARGUMENT for anything else.
  */
 export function toToolDefinition(tool: BindToolsInput): ToolDefinition {
-  if (isLangChainTool(tool)) return convertToOpenAITool(tool);
+  if (isLangChainTool(tool)) {
+    const { name, description, schema } = tool;
+    return { type: "function", function: { name, description, parameters: jsonSchemaOf(schema) } };
+  }
   if (isRecord(tool) && isRecord(tool.function) && typeof tool.function.name === "string") {
     return tool as object as ToolDefinition;
   }

@@ -1,6 +1,6 @@
 /**
  * Tools by prompt: the tools' schemas go into the system turn, and an answer that is nothing but JSON objects naming tools
- * is a call, or several. Nothing forces the model to write one, so `tool_choice` is a request in words.
+ * is a call, or several. Where `tool_choice` forces a call, the answer is kept to one as well (tool-constraint.ts).
  */
 import { DeftreeError } from "@deftree/engine";
 import type { ToolDefinition } from "@langchain/core/language_models/base";
@@ -9,7 +9,7 @@ import type { ToolCall } from "@langchain/core/messages";
 import { isRecord, parseJson, parseJsonLines } from "./json-text.js";
 
 /** `auto`, `any`, `none`, or the name of a tool. */
-type ToolRequest = string;
+export type ToolRequest = string;
 
 /**
  * The spellings in use: `"auto"`, `"any"`, `"required"`, `"none"`, a name, `{ type: "any" }`, `{ type: "tool", name }`,
