@@ -18,12 +18,12 @@ export interface ReasoningState {
 }
 
 export interface ReasoningOptions {
-  /** What may be called afterwards, for notes on which of it to call. */
+  /** What the model may call afterwards, for notes on which to call. */
   tools?: readonly { name?: unknown; description?: unknown }[];
-  /** Tokens of one step at most; 64 by default. */
+  /** Lines at most; 4 by default. */
+  steps?: number;
+  /** Tokens of a line at most; 64 by default. */
   stepTokens?: number;
-  /** Tokens of all steps at most; 256 by default. */
-  maxTokens?: number;
 }
 
 /**
@@ -33,7 +33,7 @@ export interface ReasoningOptions {
  */
 export function reasoningProblem(
   messages: readonly BaseMessage[],
-  { tools = [], stepTokens = 64, maxTokens = 256 }: ReasoningOptions = {},
+  { tools = [], steps = 4, stepTokens = 64 }: ReasoningOptions = {},
 ): Problem<ReasoningState, string> {
   const conversation = messages.map(toPromptMessage);
   const request = messages.findLast(({ type }) => type === "human")?.text ?? "";
@@ -42,8 +42,8 @@ export function reasoningProblem(
     initial: { text: "", isWhole: false },
     prompt: () => [...conversation, { role: "user", content: thinkFirst + describe(tools) }],
     thought: { stop: ["\n"], maxTokens: stepTokens },
-    answerMaxTokens: maxTokens,
-    readPartial: (text, ended) => ({ text, isWhole: ended }),
+    answerMaxTokens: steps * stepTokens,
+    readPartial: (text, ended) => ({ text, isWhole: ended || text.split("\n").length > steps }),
     readAnswer: (text) => ({ text, isWhole: true }),
     score: () => 0,
     isComplete: ({ isWhole }) => isWhole,
@@ -51,7 +51,7 @@ export function reasoningProblem(
     answer: ({ text }) => text.trim(),
     value: {
       prompt: ({ text }) => [{ role: "user", content: askValue(request, text) }],
-      read: (text) => (/^\W*yes/i.test(text) ? [1] : /^\W*no/i.test(text) ? [0] : undefined),
+      read: (text) => (/^\W*yes\b/i.test(text) ? [1] : /^\W*no\b/i.test(text) ? [0] : undefined),
       choices: { Yes: 1, No: 0 },
       failureScore: 0,
     },
