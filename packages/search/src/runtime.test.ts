@@ -1,4 +1,5 @@
 /** Budgets of room, cancelling, early pruning, and that siblings do not wait for each other. */
+import { getEventListeners } from "node:events";
 import { describe, expect, it } from "vitest";
 import { altered, digits, digitsProblem } from "../test/digits.js";
 import { checkEventOrder } from "../test/event-order.js";
@@ -181,4 +182,21 @@ it("leaves no branch open in 1,000 searches cancelled at random moments", async 
     await new Promise(setImmediate);
     expect(model.openBranches).toBe(0);
   }
+});
+
+it("ends all searches on one signal without a listener on it for each", async () => {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const jitter = () => new Promise<void>(setImmediate);
+  const running = Array.from(
+    { length: 30 },
+    (_, seed) =>
+      search(digitsProblem(input), strategies[2]!, new ScriptedModel({ errorRate: 0.1, jitter }), { signal, seed })
+        .result,
+  );
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  expect(getEventListeners(signal, "abort")).toHaveLength(0);
+  controller.abort();
+  const results = await Promise.all(running);
+  expect(new Set(results.map(({ stopReason }) => stopReason))).toEqual(new Set(["aborted"]));
 });

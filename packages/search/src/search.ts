@@ -210,10 +210,12 @@ function watch<State, Answer>(
   const timer = timeMs === undefined ? undefined : setTimeout(() => stop("time"), timeMs);
   const onAbort = () => stop("aborted");
   if (signal?.aborted) onAbort();
-  signal?.addEventListener("abort", onAbort, { once: true });
+  // A signal of its own: many searches may have one caller's.
+  const own = signal && AbortSignal.any([signal]);
+  own?.addEventListener("abort", onAbort, { once: true });
   return () => {
     clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
+    own?.removeEventListener("abort", onAbort);
   };
 }
 
