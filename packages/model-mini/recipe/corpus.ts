@@ -3,7 +3,7 @@
  * wherever Node runs (see README.md):
  *
  *   node corpus.mjs text  --out prompts.txt --examples 2000 [--seed 1]            text for the tokenizer's training
- *   node corpus.mjs train --out DIR --tokenizer DIR --tokens 5e8 --shards 16      token ids for the model's training
+ *   node corpus.mjs train --out DIR --tokenizer DIR --tokens 5e8 --shards 16    token ids for the model's training
  *   node corpus.mjs eval  --out eval.json --tokenizer DIR --problems 200          problems and right answers, as ids
  *
  * A shard is two files: `N.bin`, the documents' token ids one after the other (uint16), and `N.idx`, for each document
@@ -15,15 +15,12 @@ import { parseArgs } from "node:util";
 import { isMainThread, Worker, workerData } from "node:worker_threads";
 import { createRng, type Rng } from "@deftree/tasks";
 import { Tokenizer } from "@huggingface/tokenizers";
-import { type Example, improveExample, type Recipe, sortExample, sortingRecipe } from "./sorting-corpus.js";
-
-/** One recipe per task; an example comes from each in proportion to its weight. */
-const RECIPES: readonly Recipe[] = [sortingRecipe];
-const EVAL_LENGTHS = [32, 64, 128];
+import { type Example, type Mix, type SizeShares, weighted } from "./example.js";
+import { RECIPES } from "./recipes.js";
 
 const SPECIAL_TOKENS = /(<\|im_start\|>|<\|im_end\|>)/g;
 /** As tokenizer.py splits text before it applies the merges; a token never spans two pieces. */
-const PIECES = /, | ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+/gu;
+const PIECES = /, | ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]|\s+/gu;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -35,20 +32,23 @@ const { values, positionals } = parseArgs({
     tokens: { type: "string", default: "1e6" },
     shards: { type: "string", default: "2" },
     seed: { type: "string", default: "1" },
-    "max-length": { type: "string", default: "128" },
+    "sorting-sizes": { type: "string", default: "985,13,2" },
+    "set-sizes": { type: "string", default: "85,13,2" },
   },
 });
 
+const sizeShares = (text: string) => text.split(",").map(Number) as unknown as SizeShares;
+const mix: Mix = {
+  sorting: sizeShares(values["sorting-sizes"]),
+  sets: sizeShares(values["set-sizes"]),
+};
+
 function drawExample(rng: Rng): Example {
-  let ticket = rng.int(
-    1,
-    RECIPES.reduce((sum, recipe) => sum + recipe.weight, 0),
+  const recipe = weighted(
+    rng,
+    RECIPES.map((recipe) => [recipe.weight, recipe]),
   );
-  const recipe = RECIPES.find(({ weight }) => {
-    ticket -= weight;
-    return ticket <= 0;
-  })!;
-  return recipe.example(rng, Number(values["max-length"]));
+  return recipe.draw(rng, mix);
 }
 
 function renderPrompt({ prompt }: Example): string {
@@ -142,15 +142,15 @@ function writeShards(): void {
   }
 }
 
-/** Sorting problems are `generateSorting(length, seed)` for the seeds 0, 1, 2...: those that `deftree run` solves. */
+/** Problems are of the generators' seeds 0, 1, 2...: those that `deftree run` solves. */
 function writeEval(): void {
   const encoder = new FastEncoder(values.tokenizer);
-  const seeds = Array.from({ length: Number(values.problems) }, (_, seed) => seed);
-  const sets = EVAL_LENGTHS.flatMap((length) => [
-    { name: `sort-${length}`, examples: seeds.map((seed) => encodeExample(encoder, sortExample(length, seed))) },
-    { name: `improve-${length}`, examples: seeds.map((seed) => encodeExample(encoder, improveExample(length, seed))) },
-  ]);
-  writeFileSync(values.out, JSON.stringify(sets));
+  const sets = RECIPES.flatMap((recipe) => Object.entries(recipe.problems(Number(values.problems))));
+  const encoded = sets.map(([name, examples]) => ({
+    name,
+    examples: examples.map((example) => encodeExample(encoder, example)),
+  }));
+  writeFileSync(values.out, JSON.stringify(encoded));
 }
 
 if (!isMainThread) writeShard(workerData.shard);

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 if torch.cuda.is_available():
     from torch.nn.attention.varlen import varlen_attn
 
-MAX_DOCUMENT = 2048
+MAX_DOCUMENT = 4096
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelConfig:
     num_key_value_heads: int = 2
     head_dim: int = 64
     intermediate_size: int = 768
-    vocab_size: int = 1024
+    vocab_size: int = 1536
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = MAX_DOCUMENT

@@ -1,38 +1,51 @@
-/** What mini reads of the sorting task: lists to sort, and wrong answers to correct. */
-import { createRng, formatList, generateSorting, type Rng, sortedCopy, sortingProblem } from "@deftree/tasks";
-
-export interface Example {
-  prompt: { role: string; content: string }[];
-  answer: string;
-}
-
-export interface Recipe {
-  /** Whole number: how often the task is drawn, against the other tasks' weights. */
-  weight: number;
-  /** Lists have at most `maxLength` elements. */
-  example(rng: Rng, maxLength: number): Example;
-}
+/** What mini reads of the sorting task: lists to sort, at once or in steps, sorted lists to merge, wrong answers to correct. */
+import {
+  createRng,
+  formatList,
+  generateSorting,
+  type Rng,
+  sortedCopy,
+  sortingInSteps,
+  sortingProblem,
+} from "@deftree/tasks";
+import { ALL_SIZES, chance, drawMistakes, drawSize, type Example, forSeeds, type Recipe, weighted } from "./example.js";
 
 export const sortingRecipe: Recipe = {
-  weight: 1,
-  example(rng, maxLength) {
-    const input = drawInput(drawLength(rng, maxLength), rng);
-    return rng.int(1, 100) <= 70 ? sorting(input) : improving(input, rng);
+  weight: 22,
+  draw(rng, mix) {
+    const kind = weighted(rng, [
+      [40, sorting],
+      [25, improving],
+      [20, merging],
+      [15, sortingSteps],
+    ]);
+    return kind(drawInput(drawSize(rng, kind === merging ? ALL_SIZES : mix.sorting), rng), rng);
   },
+  problems: (count) => ({
+    ...bySize("sort", [16, 32, 48, 64, 80, 96, 128], count, sorting),
+    ...bySize("sort-steps", [32, 64, 128], count, sortingSteps),
+    ...bySize("sort-improve", [32, 64, 128], count, improving),
+    ...bySize("sort-merge", [32, 64, 128], count, mergingHalves),
+  }),
 };
 
-/** The sorting problem of `seed`, to measure on. */
-export function sortExample(length: number, seed: number): Example {
-  return sorting(generateSorting(length, seed));
-}
-
-/** The same problem with an answer that holds mistakes. */
-export function improveExample(length: number, seed: number): Example {
-  return improving(generateSorting(length, seed), createRng(seed + 1_000_000));
+function bySize(
+  name: string,
+  sizes: readonly number[],
+  count: number,
+  kind: (input: number[], rng: Rng) => Example,
+): Record<string, Example[]> {
+  const examples = (size: number) =>
+    forSeeds(count, (seed) => kind(generateSorting(size, seed), createRng(seed + 1_000_000)));
+  return Object.fromEntries(sizes.map((size) => [`${name}-${size}`, examples(size)]));
 }
 
 function sorting(input: number[]): Example {
   return { prompt: sortingProblem(input).prompt(), answer: formatList(sortedCopy(input)) };
+}
+
+function sortingSteps(input: number[]): Example {
+  return { prompt: sortingProblem(input, { style: "chain-of-thought" }).prompt(), answer: sortingInSteps(input) };
 }
 
 function improving(input: number[], rng: Rng): Example {
@@ -41,10 +54,24 @@ function improving(input: number[], rng: Rng): Example {
   return { prompt, answer: formatList(sortedCopy(input)) };
 }
 
-/** Half of the lists have one of the task's own lengths. */
-function drawLength(rng: Rng, maxLength: number): number {
-  const lengths = [32, 64, 128].filter((length) => length <= maxLength);
-  return rng.int(0, 1) === 0 ? rng.pick(lengths) : rng.int(4, maxLength);
+/** Two lists of about the same length, or of any; one in ten holds mistakes of its own, which stay. */
+function merging(input: number[], rng: Rng): Example {
+  const middle = chance(rng, 70) ? Math.floor(input.length / 2) : rng.int(1, input.length - 1);
+  const halves = [sortedCopy(input.slice(0, middle)), sortedCopy(input.slice(middle))];
+  const [first, second] = halves.map((half) => (chance(rng, 10) ? withMistakes(half, rng) : half));
+  return merge(first!, second!);
+}
+
+function mergingHalves(input: number[]): Example {
+  const middle = Math.floor(input.length / 2);
+  return merge(sortedCopy(input.slice(0, middle)), sortedCopy(input.slice(middle)));
+}
+
+function merge(first: number[], second: number[]): Example {
+  const both = [...first, ...second];
+  const states = [first, second].map((numbers) => ({ numbers, complete: true }));
+  const merged = sortingProblem(both).split!(2).merge(0, 1, 2, states[0]!, states[1]!);
+  return { prompt: merged.prompt(), answer: formatList(sortedCopy(both)) };
 }
 
 /** Mostly uniform digits, as the task has them; some lists of few digits, some made of sorted runs. */
@@ -66,8 +93,8 @@ function drawInput(length: number, rng: Rng): number[] {
 /** The mistakes a model makes: a digit too few or too many, a neighbour in its stead, one out of place, an early end. */
 function withMistakes(sorted: number[], rng: Rng): number[] {
   const numbers = [...sorted];
-  if (rng.int(1, 100) <= 3) return numbers.slice(0, rng.int(1, numbers.length));
-  for (let edits = rng.pick([1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6, 8]); edits > 0; edits--) {
+  if (chance(rng, 3)) return numbers.slice(0, rng.int(1, numbers.length));
+  for (let edits = drawMistakes(rng); edits > 0; edits--) {
     const at = rng.int(0, numbers.length - 1);
     const kind = rng.int(1, 100);
     if (kind <= 35 && numbers.length > 2) numbers.splice(at, 1);

@@ -1,4 +1,4 @@
-"""Trains mini's tokenizer: a small byte-level BPE, digits single, ", " one token.
+"""Trains mini's tokenizer: a small byte-level BPE; a number and ", " are one token each.
 
     python tokenizer.py --prompts prompts.txt --out ../model
 
@@ -15,8 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
-# A separator, a word with its space, one digit, one sign with its space, white space. Merges stay inside of these.
-PIECES = r", | ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+"
+# A separator, a word, up to three digits or one sign, each with its space, white space. Merges stay inside of these.
+PIECES = r", | ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]|\s+"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=pathlib.Path, required=True, help="one JSON string a line")
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--vocab", type=int, default=1024)
+    parser.add_argument("--vocab", type=int, default=1536)
     args = parser.parse_args()
 
     prompts = [json.loads(line) for line in args.prompts.read_text().splitlines()]
@@ -60,7 +60,7 @@ def main() -> None:
         "pad_token": END_OF_TEXT,
         "unk_token": None,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 2048,
+        "model_max_length": 4096,
         "chat_template": CHAT_TEMPLATE,
     }
     (args.out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -69,7 +69,8 @@ def main() -> None:
 def check(tokenizer: Tokenizer, prompts: list[str]) -> None:
     for text in [*prompts[:50], "".join(chr(i) for i in range(1, 0x300)), "naïve – 数字 🙂\r\n\t x"]:
         assert tokenizer.decode(tokenizer.encode(text).ids) == text, text
-    assert len(tokenizer.encode("[1, 2, 34]").ids) == 8, "a separator and a digit are one token each"
+    assert all(len(tokenizer.encode(str(n)).ids) == 1 for n in range(256)), "a number of a set is one token"
+    assert len(tokenizer.encode("[1, 2, 34]").ids) == 7, "and so is a separator"
 
 
 if __name__ == "__main__":

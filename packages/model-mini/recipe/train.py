@@ -19,6 +19,7 @@ from torch import Tensor
 
 from measure import measure
 from model import Batch, Mini, ModelConfig
+from muon import Muon
 
 
 class Corpus:
@@ -80,11 +81,18 @@ def learning_rate(progress: float, peak: float, warmup: float = 0.02) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
-def optimizer_of(model: Mini, peak: float, decay: float) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.ndim == 2]
+def optimizers_of(model: Mini, kind: str, peak: float, decay: float) -> list[torch.optim.Optimizer]:
+    """AdamW; or Muon for the matrices of the blocks, with AdamW's step size, and AdamW for the rest."""
+    embedding = model.model.embed_tokens.weight
+    matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
     vectors = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
+    groups = [{"params": [embedding], "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    if kind == "adamw":
+        groups.append({"params": matrices, "weight_decay": decay})
+    adamw = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), fused=True)
+    if kind == "adamw":
+        return [adamw]
+    return [adamw, Muon(matrices, lr=peak, weight_decay=decay)]
 
 
 def main() -> None:
@@ -99,11 +107,13 @@ def main() -> None:
     parser.add_argument("--intermediate", type=int, default=768)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch-tokens", type=int, default=65536)
+    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--weight-decay", type=float, default=0.1)
     parser.add_argument("--prompt-weight", type=float, default=0.02)
     parser.add_argument("--seconds", type=float, default=1e9, help="end the schedule by then, whatever the steps")
     parser.add_argument("--measure-every", type=int, default=2000)
+    parser.add_argument("--measure-problems", type=int, default=50, help="of each set, on the way; at the end all")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -112,10 +122,10 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = ModelConfig(args.hidden, args.layers, args.heads, args.kv_heads, intermediate_size=args.intermediate)
     model = Mini(config).to(device)
-    optimizer = optimizer_of(model, args.learning_rate, args.weight_decay)
+    optimizers = optimizers_of(model, args.optimizer, args.learning_rate, args.weight_decay)
     corpus = Corpus(args.corpus, device)
     problems = json.loads(args.eval.read_text())
-    max_documents = args.batch_tokens // 64
+    max_documents = args.batch_tokens // 128
     print(f"{model.num_parameters():,} parameters, {len(corpus.tokens):,} tokens, {device}", flush=True)
 
     def forward_loss(*inputs: Tensor | Batch) -> tuple[Tensor, Tensor]:
@@ -124,26 +134,33 @@ def main() -> None:
 
     compiled = torch.compile(forward_loss, dynamic=False) if device == "cuda" else forward_loss
     curve, started, step = [], None, 0
+    loss_sum, loss_count = torch.zeros((), device=device), 0
     while True:
         elapsed = 0.0 if started is None else time.perf_counter() - started
         progress = max(step / args.steps, elapsed / args.seconds)
         if progress >= 1:
             break
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(progress, args.learning_rate)
         answer_loss, loss = compiled(*corpus.next_batch(args.batch_tokens, max_documents))
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
+        loss_sum += answer_loss.detach()
+        loss_count += 1
         if started is None:
             answer_loss.item()
             started = time.perf_counter()  # after compilation
         if step % args.measure_every == 0 or step == 50:
-            row = {"step": step, "loss": answer_loss.item(), "seconds": time.perf_counter() - started}
+            row = {"step": step, "loss": loss_sum.item() / loss_count, "seconds": time.perf_counter() - started}
+            loss_sum.zero_()
+            loss_count = 0
             row["tokens_per_second"] = (step - 1) * args.batch_tokens / row["seconds"]
-            row["greedy"] = {k: v["greedy"] for k, v in measure(model, problems, device).items()}
+            measured = measure(model, problems, device, args.measure_problems)
+            row["greedy"] = {k: v["greedy"] for k, v in measured.items()}
             curve.append(row)
             print(json.dumps(row), flush=True)
 
@@ -162,7 +179,7 @@ def main() -> None:
         "corpus_tokens": len(corpus.tokens),
         "epochs": corpus.epochs + corpus.document / (len(corpus.starts) - 1),
         "seconds": time.perf_counter() - started,
-        "final_loss": answer_loss.item(),
+        "final_loss": loss_sum.item() / max(1, loss_count),
         "measured": measure(model, problems, device),
         "curve": curve,
     }
