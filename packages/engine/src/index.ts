@@ -17,6 +17,7 @@ export type {
   EngineOptions,
   ExtendResult,
   FinishReason,
+  ForkOptions,
   SamplingOptions,
   Speculation,
   SpeculationOptions,

@@ -115,8 +115,7 @@ async function grow<State, Answer>(
 ): Promise<LiveThought<State>[]> {
   try {
     const past = ahead ? undefined : run.past?.takeThought(id, place, branch);
-    const growth = () => ahead ?? start(run, place, branch, run.seedOf(id), shape);
-    const decoded = past ?? (await heard(run, id, growth()));
+    const decoded = past ?? (await heard(run, id, ahead ?? start(run, place, branch, run.seedOf(id), shape)));
     return finish(run, place, branch, id, decoded, shape);
   } catch (error) {
     run.fail(error);
@@ -124,6 +123,7 @@ async function grow<State, Answer>(
   }
 }
 
+/** What the thought says, each piece told under its number. */
 function heard<State, Answer>(run: SearchRun<State, Answer>, thought: ThoughtId, growth: Growth) {
   growth.listen((text, tokens) => run.emit({ type: "thought:tokens", thought, text, tokens }));
   return growth.decoded;

@@ -108,6 +108,21 @@ it("grows the same tree as without, over random strategies, evaluations, seeds a
   expect(sums.dropped).toBeGreaterThan(100);
 });
 
+it("is resumed to the same tree, wherever it was cut off", async () => {
+  for (let i = 0; i < 12; i++) {
+    const random = randomFrom(i);
+    const strategy = strategies[i % 3]!(random);
+    const problem = judged(digits(12, i), 3);
+    const model = () => new ScriptedModel({ errorRate: 0.2, reply });
+    const options = { seed: i, evaluate: llmValue({ samples: 1 }), proposeAhead: 2 };
+    const whole = await run(strategy, problem, model(), options);
+    for (let cut = 1; cut < whole.events.length; cut += 1 + random(60)) {
+      const resumed = await run(strategy, problem, model(), { ...options, resume: whole.events.slice(0, cut) });
+      expect(resumed.result).toEqual(whole.result);
+    }
+  }
+});
+
 describe("while a verdict is awaited", () => {
   const strategy = breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 4 });
   const problem = judged(digits(16, 2), 4);
