@@ -7,6 +7,7 @@ import type { Problem, PromptMessage } from "@deftree/search";
 import { countNames } from "./country-names.js";
 import { splitEvenly } from "./number-list.js";
 import { type CountryCounts, generatePassage, type Passage, passageOf, splitSentences } from "./passages.js";
+import { passedOver } from "./passed-over.js";
 import { promptWithExamples } from "./prompts.js";
 import { valueQuestion, voteQuestion } from "./questions.js";
 import { badRow, type DataRecord, readCsv } from "./records.js";
@@ -95,10 +96,11 @@ export function keywordCountingErrors(wanted: CountryCounts, counted: CountryCou
   return errors;
 }
 
-/** The errors already certain in the beginning of an answer; one for a beginning without any entry. */
+/** The errors in the beginning of an answer, and the countries that it passed over; one for a beginning without any entry. */
 function partialErrors(wanted: CountryCounts, counted: CountryCounts | undefined): number {
   if (counted === undefined) return KEYWORD_COUNTING_UNREADABLE;
-  return Object.keys(counted).length === 0 ? 1 : wrongEntries(wanted, counted);
+  const names = Object.keys(counted);
+  return names.length === 0 ? 1 : wrongEntries(wanted, counted) + passedOver(Object.keys(wanted), names);
 }
 
 function wrongEntries(wanted: CountryCounts, counted: CountryCounts): number {

@@ -13,6 +13,7 @@ import {
   sortedCopy,
   splitEvenly,
 } from "./number-list.js";
+import { passedOver } from "./passed-over.js";
 import { promptWithExamples } from "./prompts.js";
 import { valueQuestion, voteQuestion } from "./questions.js";
 import { badRow, type DataRecord, readCsv } from "./records.js";
@@ -77,7 +78,9 @@ export function setIntersectionProblem(
   };
   const wanted = intersectionOf(pair);
   const errors = (state: NumberListState) =>
-    state.complete ? setIntersectionErrors(wanted, state.numbers) : prefixErrors(wanted, state.numbers);
+    state.complete
+      ? setIntersectionErrors(wanted, state.numbers)
+      : prefixErrors(wanted, state.numbers) + passedOver(wanted, state.numbers ?? []);
 
   return {
     name: `set-intersection-${pair.first.length}`,

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
+import { parse } from "csv-parse/sync";
 import { describe, expect, it } from "vitest";
 import {
   type AnyTask,
@@ -159,15 +160,44 @@ describe("users' data", () => {
 
   const folder = new URL("../../../../shared/datasets/graph-of-thoughts/", import.meta.url);
   it.skipIf(!existsSync(folder)).each([
-    ["sorting", "sorting_064.csv"],
-    ["set-intersection", "set_intersection_128.csv"],
-    ["keyword-counting", "countries.csv"],
-    ["document-merging", "documents.csv"],
-  ] as const)("%s: reads %s of Graph of Thoughts whole (skipped where the files are absent)", (name, file) => {
-    const rows = TASKS[name].readData(readFileSync(new URL(file, folder), "utf8"), "csv");
+    ["sorting", 32, "sorting_032.csv"],
+    ["sorting", 64, "sorting_064.csv"],
+    ["sorting", 128, "sorting_128.csv"],
+    ["set-intersection", 32, "set_intersection_032.csv"],
+    ["set-intersection", 64, "set_intersection_064.csv"],
+    ["set-intersection", 128, "set_intersection_128.csv"],
+    ["keyword-counting", undefined, "countries.csv"],
+    ["document-merging", 4, "documents.csv"],
+  ] as const)("%s %s: %s of Graph of Thoughts, each row (skipped where the files are absent)", (name, size, file) => {
+    const task = TASKS[name];
+    const text = readFileSync(new URL(file, folder), "utf8");
+    const rows = task.readData(text, "csv");
     expect(rows).toHaveLength(100);
     expect(rows.filter(({ error }) => error !== undefined)).toEqual([]);
-    for (const { instance } of rows.slice(0, 5)) TASKS[name].problem(instance);
+    const records: Record<string, string>[] = parse(text, { columns: true });
+    const lines = records.map((record) => JSON.stringify(record)).join("\n");
+    expect(task.readData(lines, "jsonl")).toEqual(rows);
+    for (const [index, { instance }] of rows.entries()) {
+      const problem = task.problem(instance);
+      if (size !== undefined) expect(task.sizeOf(instance)).toBe(size);
+      // The files' own right answers, in the words of the task; documents have none.
+      const record = records[index]!;
+      const right = record.Sorted ?? record.INTERSECTION ?? rightAnswer(name, instance as never);
+      const state = problem.readAnswer(right);
+      if (name === "document-merging") expect(problem.score(state)).toBeGreaterThan(-10);
+      else expect(answerErrors(task, instance, problem, state), `row ${index + 1}`).toBe(0);
+    }
+  });
+
+  it.skipIf(!existsSync(folder))("counts of the countries file are those of its column (skipped where absent)", () => {
+    const text = readFileSync(new URL("countries.csv", folder), "utf8");
+    const records: Record<string, string>[] = parse(text, { columns: true });
+    for (const [index, { instance }] of TASKS["keyword-counting"].readData(text, "csv").entries()) {
+      const names = records[index]!.Countries!.slice(1, -1).split(", ");
+      const { counts } = instance as { counts: Record<string, number> };
+      expect(Object.values(counts).reduce((sum, count) => sum + count, 0)).toBe(names.length);
+      for (const name of names) expect(counts[name], name).toBe(names.filter((other) => other === name).length);
+    }
   });
 });
 
