@@ -6,7 +6,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { BranchEngine, DecodedToken, DecodeOptions, DecodeResult, EngineBranch } from "../src/engine-types.js";
 import { exactness } from "./test-device.js";
 
-const prompt = "The list [3, 1, 2] sorted is [1, 2, 3]. The list [9, 7, 8] sorted is";
+/** In mini's own words, so that what it says depends on what follows. */
+const prompt =
+  "Sort the list of digits in ascending order. Keep every repetition. Answer with the sorted list only.\nInput:";
 
 /** @param load opens a fresh engine whose context is at least 256 tokens and whose KV holds at least 16 such prompts. */
 export function describeBranchEngine(name: string, load: () => Promise<BranchEngine>): void {
