@@ -88,6 +88,17 @@ describe("a search as a tool", () => {
     while (engine.openBranches > 0) await new Promise(setImmediate);
   });
 
+  it("releases everything when its reader leaves", async () => {
+    for (const type of ["thought:tokens", "solution", "done"]) {
+      const engine = sortingEngine();
+      for await (const event of sorting(engine).func({ digits: "321" }) as AsyncIterable<SearchEvent>) {
+        if (event.type === type) break;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      expect(engine.openBranches).toBe(0);
+    }
+  });
+
   it("rejects with what its model throws", async () => {
     const broken = treeOfThoughtsTool({
       ...{ name: "sort", description: "Sorts", schema: z.object({ digits: z.string() }) },

@@ -74,7 +74,7 @@ export function treeOfThoughtsTool<Schema extends InteropZodObject, State, Answe
           const runnable = strategy === undefined ? treeOfThoughts(settings) : thoughtSearch({ ...settings, strategy });
           searching = runnable.invoke(args, { ...patchConfig(config, { callbacks: runManager?.getChild() }), signal });
           searching.then(
-            () => controller.close(),
+            () => left.signal.aborted || controller.close(),
             (error) => controller.error(error),
           );
         },
