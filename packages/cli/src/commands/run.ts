@@ -1,7 +1,15 @@
 import { sortingTree, sumOutcomes } from "@deftree/bench";
 import type { LogSettings } from "@deftree/eval";
 import { ChatDeftree, EngineThoughtModel } from "@deftree/langchain";
-import { bestOfN, breadthFirst, type SearchEvent, type Strategy, search, singleShot } from "@deftree/search";
+import {
+  bestOfN,
+  breadthFirst,
+  cachedAnswers,
+  type SearchEvent,
+  type Strategy,
+  search,
+  singleShot,
+} from "@deftree/search";
 import {
   type AnyTask,
   answerErrors,
@@ -28,6 +36,7 @@ interface RunFlags extends ModelFlags {
   width: number;
   keep: number;
   data?: string;
+  paper: boolean;
   seed: number;
   out?: string;
   signal: AbortSignal;
@@ -67,6 +76,7 @@ function addTask(run: Command, task: AnyTask): void {
     .option("--items <n>", "problems", integer(1), 10)
     .option("--size <n>", `${task.sizeUnit} of a generated problem (default: ${defaultSize(task)})`, integer(1))
     .option("--data <file>", `.csv or .jsonl with ${task.columns.join(", ")} instead of generated problems`)
+    .option("--paper", "paper mode: a prompt that comes again has the answers it had, as in the original runs", false)
     .option("--seed <n>", "seed of the sampling", integer(0), 1)
     .option("--out <file>", "log in JSON Lines; given one that was cut off, the run goes on where it ended");
   if (task.name === "sorting") {
@@ -132,7 +142,7 @@ async function runTask(task: AnyTask, flags: RunFlags): Promise<void> {
 
 /** What decides the answers besides the model and the data. */
 function settingsOf(task: AnyTask, flags: RunFlags, size: number | undefined): LogSettings {
-  const { method, strategy, grow, width, keep, seed } = flags;
+  const { method, strategy, grow, width, keep, paper, seed } = flags;
   const byHand = method === undefined ? { strategy, width, keep } : {};
   return {
     task: task.name,
@@ -140,6 +150,7 @@ function settingsOf(task: AnyTask, flags: RunFlags, size: number | undefined): L
     ...byHand,
     grow: grow ?? (method === undefined ? "continue" : "reprompt"),
     size,
+    paper: paper ? "on" : undefined,
     seed,
   };
 }
@@ -165,9 +176,11 @@ async function solve(
   onEvent: (event: SearchEvent<unknown, unknown>) => void,
 ): Promise<ItemOutcome | undefined> {
   const { problem, strategy } = methodOf(task, input, flags);
-  const resume = log.eventsOf(item);
+  // The log of a search does not say which answer was a repeated one.
+  const resume = flags.paper ? undefined : log.eventsOf(item);
   log.startItem(item, input, row);
-  const running = search(problem, strategy, model, { seed: flags.seed, signal: flags.signal, resume });
+  const searched = flags.paper ? cachedAnswers(model) : model;
+  const running = search(problem, strategy, searched, { seed: flags.seed, signal: flags.signal, resume });
   for await (const event of running) {
     log.event(event);
     onEvent(event);
