@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "attention/cuda/attend_mma.cuh"
 #include "attention/cuda/attend_wgmma.cuh"
@@ -106,13 +107,27 @@ bool DevicePlan::reserve(size_t plan_bytes, int num_partials) {
   const size_t num_states = static_cast<size_t>(num_partials) * shape_.num_qo_heads;
   if (plan_bytes <= bytes_.size() && num_states <= partial_lse_.size()) return false;
   cuda::check(cudaEventSynchronize(uploaded_), "work on the GPU failed");
-  if (plan_bytes > bytes_.size()) {
-    staging_ = cuda::PinnedBuffer<std::byte>(plan_bytes);
-    bytes_ = cuda::DeviceBuffer<std::byte>(plan_bytes);
+  // All or nothing: when memory runs out, graphs that name the old memory stay good.
+  cuda::PinnedBuffer<std::byte> staging;
+  cuda::DeviceBuffer<std::byte> bytes;
+  cuda::DeviceBuffer<float> lse;
+  cuda::DeviceBuffer<__half> o;
+  const bool more_bytes = plan_bytes > bytes_.size(), more_states = num_states > partial_lse_.size();
+  if (more_bytes) {
+    staging = cuda::PinnedBuffer<std::byte>(plan_bytes);
+    bytes = cuda::DeviceBuffer<std::byte>(plan_bytes);
   }
-  if (num_states > partial_lse_.size()) {
-    partial_lse_ = cuda::DeviceBuffer<float>(num_states);
-    partial_o_ = cuda::DeviceBuffer<__half>(num_states * shape_.head_dim);
+  if (more_states) {
+    lse = cuda::DeviceBuffer<float>(num_states);
+    o = cuda::DeviceBuffer<__half>(num_states * shape_.head_dim);
+  }
+  if (more_bytes) {
+    staging_ = std::move(staging);
+    bytes_ = std::move(bytes);
+  }
+  if (more_states) {
+    partial_lse_ = std::move(lse);
+    partial_o_ = std::move(o);
   }
   return true;
 }
