@@ -14,6 +14,7 @@ namespace deftree::cuda {
 // being done, as in "cannot copy the attention plan to the GPU".
 inline void check(cudaError_t status, const char* what, std::source_location where = std::source_location::current()) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // else the next check_launch() would report this failure as its own
   const ErrorCode code = status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice;
   throw Error(code, std::string(what) + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")", {},
               where);
