@@ -1,11 +1,14 @@
 import { bestOfN, breadthFirst, cachedAnswers, llmValue, type SearchEvent } from "@deftree/search";
+import { ContextOverflowError, getRetryable } from "@langchain/core/errors";
 import type { BaseChatModel } from "@langchain/core/language_models/chat_models";
 import { AIMessage, type BaseMessage } from "@langchain/core/messages";
 import { RunnableLambda } from "@langchain/core/runnables";
 import { fakeModel } from "@langchain/core/testing";
 import { RunCollectorCallbackHandler } from "@langchain/core/tracers/run_collector";
 import { describe, expect, it } from "vitest";
+import { collect } from "../test/collect.js";
 import { digitsProblem as problem, sortingEngine } from "../test/digits-problem.js";
+import { FakeEngine } from "../test/fake-engine.js";
 import { ChatDeftree, ChatThoughtModel, treeOfThoughts } from "./index.js";
 
 describe("over the engine", () => {
@@ -45,6 +48,17 @@ describe("over the engine", () => {
     await expect(tot.invoke("927465", { timeout: 10 })).rejects.toThrow();
     expect(engine.openBranches).toBe(0);
     await expect(tot.stream("927465", { signal: controller.signal })).rejects.toThrow("enough");
+  });
+
+  it("says ContextOverflowError for a prompt that is too long, as the chat model does", async () => {
+    const engine = new FakeEngine({ reply: () => "", contextLength: 10 });
+    const tot = treeOfThoughts({ model: new ChatDeftree({ engine }), problem });
+    for (const call of [tot.invoke("927465"), tot.stream("927465").then(collect)]) {
+      const error = await call.catch((error: unknown) => error);
+      expect(ContextOverflowError.isInstance(error)).toBe(true);
+      expect(getRetryable(error)).toBe(false);
+    }
+    expect(engine.openBranches).toBe(0);
   });
 
   it("runs a batch, and as part of a chain", async () => {

@@ -18,6 +18,7 @@ import type { IterableReadableStream } from "@langchain/core/utils/stream";
 import { ChatDeftree } from "./chat-deftree.js";
 import { ChatThoughtModel } from "./chat-thought-model.js";
 import { EngineThoughtModel } from "./engine-thought-model.js";
+import { toLangChainError } from "./errors.js";
 import { traceThoughts } from "./thought-trace.js";
 
 export interface TreeOfThoughtsFields<Input, State, Answer> {
@@ -118,6 +119,8 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
     try {
       yield* running;
       await finished;
+    } catch (error) {
+      throw toLangChainError(error);
     } finally {
       await finished.catch(() => {});
     }
@@ -163,7 +166,12 @@ export class TreeOfThoughts<Input, State, Answer> extends Runnable<
       return tracePayloads ? result : (summaryOf(result) as typeof result);
     };
     const traced: unknown = tracePayloads ? input : {};
-    return this._callWithConfig(run, traced as Input, config).then(() => result);
+    return this._callWithConfig(run, traced as Input, config).then(
+      () => result,
+      (error) => {
+        throw toLangChainError(error);
+      },
+    );
   }
 }
 
