@@ -17,8 +17,8 @@ const expected: Record<string, RegExp[]> = {
     /^self-consistency-8: .*\ntot-continue: solved, .*\ntot-depth-first: .*\nmcts-8: /m,
   ],
   "05-own-strategy.ts": [/^compared 8 answers$/m, /^(solved|best): \[\d/m],
-  // Eight prompts of about 580 tokens that have all but 20 in common.
-  "06-shared-system-prompt.ts": [/^8 workers asked with 4\d{3} prompt tokens; [67]\d\d were computed$/m],
+  // Eight prompts of about 463 tokens that have all but 20 in common.
+  "06-shared-system-prompt.ts": [/^8 workers asked with 37\d\d prompt tokens; [56]\d\d were computed$/m],
   // 1024 tokens of prompt and 192 of thoughts are read once, or by each of three queries.
   "07-attention-plan.ts": [
     /^deft-flatten: .*; reads 1216 KV tokens, unshared 3264$/m,
@@ -39,9 +39,9 @@ const expected: Record<string, RegExp[]> = {
   "15-agent-that-thinks.ts": [
     /^without thinking: (right|wrong)\nthought \d+ thoughts, \d+ of them pruned\nafter thinking: (right|wrong)$/m,
   ],
-  // Eight prompts of about 1,075 tokens that have all but 20 in common, and answers of 40 tokens at most.
+  // Eight prompts of about 848 tokens that have all but 20 in common, and answers of 40 tokens at most.
   "16-graph-fan-out.ts": [
-    /^8 workers asked with 8[56]\d\d prompt tokens; 12\d\d were computed\nat most 1[2-5]\d\d tokens were stored/m,
+    /^8 workers asked with 67\d\d prompt tokens; 9\d\d were computed\nat most 1[0-3]\d\d tokens were stored/m,
     /would have read ([4-9]|1\d)\.\d times the bytes$/m,
   ],
   "17-resume-a-graph.ts": [/^cut off after 3\d thoughts\nresumed: \d+ more\nsolved: (true|false)$/m],
