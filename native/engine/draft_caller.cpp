@@ -74,6 +74,11 @@ bool CallerSource::follow(Text& text) {
   return !text.tree.empty();
 }
 
+void CallerSource::withdraw(BranchKey branch) {
+  const auto text = texts_.find(branch);
+  if (text != texts_.end()) text->second.asked_len.reset();
+}
+
 CallerSource::Answer CallerSource::answer(const DraftCommand& command) {
   const auto it = texts_.find(command.branch);
   if (it == texts_.end() || it->second.asked_len != command.len) return Answer::kLate;

@@ -29,6 +29,8 @@ class CallerSource final : public DraftSource {
   void forget(BranchKey branch) override { texts_.erase(branch); }
   void propose(const DraftContext& context, std::vector<DraftNode>& nodes) override;
 
+  // Gives up the open request of the branch.
+  void withdraw(BranchKey branch);
   // kLate: the branch is gone, or its text was cut. kRefused: the program failed, or the answer is no tree.
   Answer answer(const DraftCommand& command);
   // Requests that propose() has opened since the last call.

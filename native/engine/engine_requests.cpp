@@ -162,6 +162,7 @@ void Engine::start_decode(EngineBranch& branch, Request& request, const DecodeCo
   request.speculation = command.speculation.value_or(options_.speculation);
   if (request.speculation.mode != SpeculationMode::kOff) {
     branch.draft.wait = branch.draft.failures = 0;  // another text may begin here
+    speculator_.begin_decode(branch.key);
   }
   if (!start_constraint(branch, command)) return;
   if (command.max_tokens == 0) {

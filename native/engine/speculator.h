@@ -57,6 +57,8 @@ class Speculator {
   // What the program that owns the branches is asked for, and its answers.
   std::vector<DraftRequest> take_draft_requests() { return caller_->take_requests(); }
   void answer(const DraftCommand& command);
+  // Whoever was asked for this branch before will not answer any more.
+  void begin_decode(BranchKey branch) { caller_->withdraw(branch); }
 
   // num_rows, num_tokens: what the step does without drafts.
   void begin_step(int32_t num_rows, int32_t num_tokens);
