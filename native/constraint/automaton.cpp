@@ -1,6 +1,7 @@
 #include "constraint/automaton.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "common/error.h"
@@ -36,29 +37,22 @@ Automaton::State* Automaton::start() {
   return finish();
 }
 
-Automaton::State* Automaton::step(State& state, uint8_t byte) {
-  const int byte_class = program_.class_of[byte];
-  if (state.next.empty()) {
-    state.next.resize(program_.class_byte.size());
-    bytes_ += state.next.size() * sizeof(State*);
-  }
-  State*& next = state.next[byte_class];
-  if (next == nullptr) {
-    const StateContent& content = *state.content;
-    for (size_t i = 0; i < content.size();) {
-      const Instruction& instruction = program_.instructions[content[i++]];
-      const bool reads = instruction.op == Op::kBytes && instruction.low <= byte && byte <= instruction.high;
-      if (reads) {
-        const int32_t stack = load_stack(content, i);
-        visit(instruction.next, stack);
-      } else {
-        while (content[i++] != kEndOfPlace) {
-        }
+Automaton::State* Automaton::find_next(const State& state, uint8_t byte) {
+  const StateContent& content = *state.content;
+  for (size_t i = 0; i < content.size();) {
+    const Instruction& instruction = program_.instructions[content[i++]];
+    const std::span<const Branch> branches = program_.branches_of(instruction);
+    const auto branch =
+        std::ranges::find_if(branches, [&](const Branch& b) { return b.low <= byte && byte <= b.high; });
+    if (branch != branches.end()) {
+      const int32_t stack = load_stack(content, i);
+      visit(branch->next, stack);
+    } else {
+      while (content[i++] != kEndOfPlace) {
       }
     }
-    next = finish();
   }
-  return next == &dead_ ? nullptr : next;
+  return finish();
 }
 
 int32_t Automaton::push(Frame frame) {
@@ -160,11 +154,9 @@ void Automaton::start_over() {
 // The state of the places that were visited.
 Automaton::State* Automaton::finish() {
   std::vector<StateContent> contents;
-  bool accepts = false;
   for (const Place& place : places_) {
     StateContent& content = contents.emplace_back();
     content.push_back(place.pc);
-    accepts |= program_.instructions[place.pc].op == Op::kReturn;
     for (int32_t stack = place.stack; stack != kNoFrame; stack = frames_[stack].below) {
       const Frame& frame = frames_[stack];
       content.push_back(frame.pc);
@@ -179,7 +171,8 @@ Automaton::State* Automaton::finish() {
 
   std::ranges::sort(contents);
   contents.erase(std::unique(contents.begin(), contents.end()), contents.end());
-  drop_dominated(contents);
+  const auto same_place = [](const StateContent& a, const StateContent& b) { return a[0] == b[0]; };
+  if (std::ranges::adjacent_find(contents, same_place) != contents.end()) drop_dominated(contents);
   StateContent all;
   for (const StateContent& content : contents) {
     all.insert(all.end(), content.begin(), content.end());
@@ -195,19 +188,21 @@ Automaton::State* Automaton::find(std::shared_ptr<const StateContent> content) {
   for (size_t i = 0; i < content->size(); ++i) {
     const size_t begin = i;
     while ((*content)[i] != kEndOfPlace) ++i;
-    const StateContent place(content->begin() + begin, content->begin() + i);
+    const std::span<const int32_t> place = std::span(*content).subspan(begin, i - begin);
     const bool is_end = program_.instructions[place[0]].op == Op::kReturn;
     state.accepts |= is_end;
     state.goes_on |= !is_end;
     state.distance = std::min(state.distance, distance_of(place));
   }
-  bytes_ += sizeof(State) + content->size() * sizeof(int32_t) + 64;
+  const size_t num_classes = program_.class_byte.size();
+  state.next = std::make_unique<State*[]>(num_classes);
+  bytes_ += sizeof(State) + num_classes * sizeof(State*) + content->size() * sizeof(int32_t) + 64;
   state.content = std::move(content);
   by_content_.emplace(state.content.get(), &state);
   return &state;
 }
 
-int32_t Automaton::distance_of(const StateContent& place) const {
+int32_t Automaton::distance_of(std::span<const int32_t> place) const {
   int32_t distance = program_.instructions[place[0]].distance;
   for (size_t i = 1; i < place.size(); ++i) {
     const Instruction& frame = program_.instructions[place[i]];
@@ -262,30 +257,24 @@ void Automaton::drop_dominated(std::vector<StateContent>& places) const {
   places.resize(kept);
 }
 
-Automaton::Within Automaton::within(State& state, int32_t len) {
+Automaton::State& Automaton::uncounted(State& state) {
+  if (state.uncounted != nullptr) return *state.uncounted;
   StateContent content = *state.content;
-  int32_t most_left_out = 0;
-  bool is_changed = false;
+  state.slack = std::numeric_limits<int32_t>::max();
   for (size_t i = 0; i < content.size(); ++i) {
-    int32_t left_out = 0;
     for (++i; content[i] != kEndOfPlace; ++i) {  // the frames of a place
-      const Instruction& frame = program_.instructions[content[i]];
-      if (frame.op != Op::kLoop) continue;
+      if (program_.instructions[content[i]].op != Op::kLoop) continue;
       int32_t &min = content[i + 1], &max = content[i + 2];
       i += 2;
-      if (min > len + 1) {
-        left_out = add_distance(left_out, int64_t{min - len - 1} * program_.instructions[frame.other].distance);
-        min = len + 1;
-        is_changed = true;
-      }
-      if (max > len + 1 && max != kNoMaxRuns) {
-        max = kNoMaxRuns;
-        is_changed = true;
-      }
+      // The present run may be the last one when `min` is 1; each run reads at least a byte.
+      if (min > 1) state.slack = -1;
+      if (max != kNoMaxRuns) state.slack = std::min(state.slack, max - 1);
+      min = 0;
+      max = kNoMaxRuns;
     }
-    most_left_out = std::max(most_left_out, left_out);
   }
-  return {is_changed ? find(std::make_shared<const StateContent>(std::move(content))) : &state, most_left_out};
+  state.uncounted = content == *state.content ? &state : find(std::make_shared<const StateContent>(std::move(content)));
+  return *state.uncounted;
 }
 
 std::string Automaton::shortest_text(State& first) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
@@ -23,10 +24,12 @@ class Automaton {
  public:
   struct State {
     std::shared_ptr<const StateContent> content;
-    std::vector<State*> next;  // [byte classes] null: not looked at yet
-    int32_t distance = 0;      // bytes of the shortest way to an end
-    bool accepts = false;      // the text may end here
-    bool goes_on = false;      // some byte may follow
+    std::unique_ptr<State*[]> next;  // [byte classes] null: not looked at yet
+    int32_t distance = 0;            // bytes of the shortest way to an end
+    bool accepts = false;            // the text may end here
+    bool goes_on = false;            // some byte may follow
+    State* uncounted = nullptr;      // null: not looked at yet
+    int32_t slack = 0;
   };
 
   explicit Automaton(Program program);
@@ -34,16 +37,16 @@ class Automaton {
   State* start();
   // Null when the byte may not follow. Throws kBadArgument when a text can be read in more than kMaxPlaces ways at
   // once.
-  State* step(State& state, uint8_t byte);
+  State* step(State& state, uint8_t byte) {
+    State*& next = state.next[program_.class_of[byte]];
+    if (next == nullptr) next = find_next(state, byte);
+    return next == &dead_ ? nullptr : next;
+  }
   // The state with this content; it is made when it was forgotten.
   State* find(std::shared_ptr<const StateContent> content);
-  struct Within {
-    State* state;
-    int32_t left_out;  // by so much the way from here to an end may be longer than from `state`, at most
-  };
-  // A state from which exactly the same texts of up to `len` bytes may follow: one for all loop counters that are too
-  // far from their end to matter.
-  Within within(State& state, int32_t len);
+  // The state without its loops' counters, as if each could end now and go on for ever; sets state.slack: of texts up
+  // to so many bytes the same may follow in both (-1: not even that).
+  State& uncounted(State& state);
   // The bytes of the shortest way to an end, of several the first in byte order.
   std::string shortest_text(State& state);
   // Forgets all states; pointers to them are invalid then.
@@ -74,6 +77,7 @@ class Automaton {
     bool operator()(const StateContent* a, const StateContent* b) const { return *a == *b; }
   };
 
+  State* find_next(const State& state, uint8_t byte);
   int32_t push(Frame frame);
   int32_t load_stack(const StateContent& content, size_t& at);
   void visit(int32_t pc, int32_t stack);
@@ -81,7 +85,7 @@ class Automaton {
   State* finish();
   void start_over();
   void drop_dominated(std::vector<StateContent>& places) const;
-  int32_t distance_of(const StateContent& place) const;
+  int32_t distance_of(std::span<const int32_t> place) const;
 
   Program program_;
   std::deque<State> states_;

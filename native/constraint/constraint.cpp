@@ -12,7 +12,8 @@ Constraint::Constraint(const Grammar& grammar, std::shared_ptr<const TokenTrie> 
     : vocabulary_(std::move(vocabulary)),
       limits_(limits),
       automaton_(compile(grammar, vocabulary_->single_bytes(), limits.max_instructions)),
-      path_(vocabulary_->max_len() + 1) {
+      path_(vocabulary_->max_len() + 1),
+      uncounted_path_(vocabulary_->max_len() + 1) {
   automaton_.start();  // what is wrong with it is found now
 }
 
@@ -53,14 +54,13 @@ bool Constraint::is_complete(const ConstraintState& state) const {
 std::shared_ptr<const TokenMask> Constraint::mask(const ConstraintState& state, int32_t max_tokens) const {
   const std::lock_guard lock(mutex_);
   bound_memory();
-  State& exact = resolve(state);
-  const auto [near, left_out] = automaton_.within(exact, vocabulary_->max_len());
-  const Known& plain = plain_mask(*near);
+  State& at = resolve(state);
+  const Known& known = known_mask(at);
   // A text of n bytes takes n tokens at most.
   const int32_t left = max_tokens - 1;
-  if (add_distance(plain.farthest, left_out) <= left) return plain.mask;
-  auto closing = std::make_shared<TokenMask>(*plain.mask);
-  for (const auto& [next, tokens] : with_successors(exact).successors) {
+  if (known.farthest <= left) return known.mask;
+  auto closing = std::make_shared<TokenMask>(*known.mask);
+  for (const auto& [next, tokens] : known_successors(at).successors) {
     if (next->distance <= left || min_tokens_of(*next) <= left) continue;
     for (const int32_t token : tokens) closing->words[token / 64] &= ~(uint64_t{1} << (token % 64));
   }
@@ -109,21 +109,69 @@ void Constraint::walk(State& from, const Visit& visit) const {
   }
 }
 
-Constraint::Known& Constraint::plain_mask(State& state) const {
+const Constraint::Known& Constraint::known_mask(State& state) const {
   Known& known = known_[&state];
   if (known.mask != nullptr) return known;
+  State& uncounted = automaton_.uncounted(state);
+  if (&uncounted == &state) {
+    fill_mask(state, known);
+  } else {
+    derive_mask(state, uncounted, known);
+  }
+  known_bytes_ += sizeof(Known) + known.mask->words.size() * sizeof(uint64_t);
+  return known;
+}
+
+void Constraint::fill_mask(State& state, Known& known) const {
   auto mask = std::make_shared<TokenMask>();
   mask->words.resize((static_cast<size_t>(vocabulary_->vocab_size()) + 63) / 64);
   walk(state, [&](std::span<const int32_t> tokens, const State& next) {
     for (const int32_t token : tokens) mask->words[token / 64] |= uint64_t{1} << (token % 64);
     known.farthest = std::max(known.farthest, next.distance);
   });
-  known_bytes_ += sizeof(Known) + mask->words.size() * sizeof(uint64_t);
   known.mask = std::move(mask);
-  return known;
 }
 
-Constraint::Known& Constraint::with_successors(State& state) const {
+// From the mask of the same state without its counters, which allows more: only where tokens are long enough for a
+// counter to matter does a walk have to look.
+void Constraint::derive_mask(State& state, State& uncounted, Known& known) const {
+  const Known& base = known_mask(uncounted);
+  known.farthest = base.farthest;
+  if (state.slack >= vocabulary_->max_len()) {
+    known.mask = base.mask;
+    return;
+  }
+  auto mask = std::make_shared<TokenMask>(*base.mask);
+  const std::span<const TokenTrie::Node> nodes = vocabulary_->nodes();
+  path_[0] = &state;
+  uncounted_path_[0] = &uncounted;
+  for (int32_t i = 1; i < static_cast<int32_t>(nodes.size());) {
+    const TokenTrie::Node& node = nodes[i];
+    State* without = automaton_.step(*uncounted_path_[node.depth - 1], node.byte);
+    if (without == nullptr) {
+      i = node.end;
+      continue;
+    }
+    State* next = automaton_.step(*path_[node.depth - 1], node.byte);
+    if (next == nullptr) {
+      for (const int32_t token : vocabulary_->tokens_below(i))
+        mask->words[token / 64] &= ~(uint64_t{1} << (token % 64));
+      i = node.end;
+      continue;
+    }
+    if (&automaton_.uncounted(*next) == without && next->slack >= node.height) {
+      i = node.end;
+      continue;
+    }
+    if (!vocabulary_->tokens_of(i).empty()) known.farthest = std::max(known.farthest, next->distance);
+    path_[node.depth] = next;
+    uncounted_path_[node.depth] = without;
+    ++i;
+  }
+  known.mask = std::move(mask);
+}
+
+const Constraint::Known& Constraint::known_successors(State& state) const {
   Known& known = known_[&state];
   if (!known.successors.empty()) return known;
   std::unordered_map<State*, size_t> places;

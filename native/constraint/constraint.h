@@ -72,8 +72,8 @@ class Constraint {
   using State = Automaton::State;
   // What is known of a state besides its transitions.
   struct Known {
-    std::shared_ptr<const TokenMask> mask;
-    int32_t farthest = 0;                                             // largest distance after an allowed token
+    std::shared_ptr<const TokenMask> mask;                            // without a limit of tokens
+    int32_t farthest = 0;                                             // no distance after an allowed token is larger
     int32_t min_tokens = -1;                                          // -1: not looked at
     std::vector<std::pair<State*, std::vector<int32_t>>> successors;  // and the tokens that lead there
   };
@@ -82,8 +82,10 @@ class Constraint {
   State& resolve(const ConstraintState& state) const;
   template <class Visit>
   void walk(State& from, const Visit& visit) const;
-  Known& plain_mask(State& state) const;
-  Known& with_successors(State& state) const;
+  const Known& known_mask(State& state) const;
+  void fill_mask(State& state, Known& known) const;
+  void derive_mask(State& state, State& uncounted, Known& known) const;
+  const Known& known_successors(State& state) const;
   int32_t min_tokens_of(State& state) const;
   void bound_memory() const;
 
@@ -94,7 +96,7 @@ class Constraint {
   mutable std::unordered_map<const State*, Known> known_;
   mutable size_t known_bytes_ = 0;
   mutable uint64_t generation_ = 1;
-  mutable std::vector<State*> path_;  // of a walk, by depth
+  mutable std::vector<State*> path_, uncounted_path_;  // of a walk, by depth
 };
 
 }  // namespace deftree::constraint

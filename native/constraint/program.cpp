@@ -1,7 +1,9 @@
 #include "constraint/program.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -20,7 +22,7 @@ constexpr int kMaxDepth = 400;  // of nested expressions
   throw Error(ErrorCode::kBadArgument, std::move(message), std::move(figures));
 }
 
-int encode_utf8(uint32_t c, uint8_t (&out)[4]) {
+int encode_utf8(uint32_t c, std::array<uint8_t, 4>& out) {
   if (c < 0x80) {
     out[0] = static_cast<uint8_t>(c);
     return 1;
@@ -32,8 +34,12 @@ int encode_utf8(uint32_t c, uint8_t (&out)[4]) {
   return len;
 }
 
-// Calls body(first bytes, last bytes, len) for ranges of equal length whose bytes vary independently, which together
-// are the code points first..last.
+struct ByteRanges {
+  std::array<uint8_t, 4> low, high;
+  int len;
+};
+
+// Calls body(bytes) for sequences of ranges that vary independently, which together are the code points first..last.
 template <class Body>
 void for_each_byte_range(uint32_t first, uint32_t last, const Body& body) {
   for (const uint32_t end : {0x7fu, 0x7ffu, 0xffffu}) {
@@ -55,10 +61,25 @@ void for_each_byte_range(uint32_t first, uint32_t last, const Body& body) {
       return for_each_byte_range(last & ~rest, last, body);
     }
   }
-  uint8_t low[4], high[4];
-  const int len = encode_utf8(first, low);
-  encode_utf8(last, high);
-  body(low, high, len);
+  ByteRanges bytes{};
+  bytes.len = encode_utf8(first, bytes.low);
+  encode_utf8(last, bytes.high);
+  body(bytes);
+}
+
+// In order, without overlaps.
+std::vector<CodePointRange> joined(std::vector<CodePointRange> ranges) {
+  std::ranges::sort(ranges, {}, &CodePointRange::first);
+  std::vector<CodePointRange> result;
+  for (const CodePointRange& range : ranges) {
+    if (range.first > range.last || range.last > kMaxCodePoint) bad("a grammar has a character range that is none");
+    if (!result.empty() && range.first <= result.back().last) {
+      result.back().last = std::max(result.back().last, range.last);
+    } else {
+      result.push_back(range);
+    }
+  }
+  return result;
 }
 
 class Compiler {
@@ -93,7 +114,7 @@ class Compiler {
   Instruction& at(int32_t pc) { return program_.instructions[pc]; }
 
   int32_t emit(Instruction instruction) {
-    if (static_cast<int32_t>(program_.instructions.size()) >= max_instructions_) {
+    if (program_.instructions.size() + program_.branches.size() >= static_cast<size_t>(max_instructions_)) {
       bad("the constraint is too large: it takes more than " + std::to_string(max_instructions_) +
               " automaton instructions; make it smaller",
           {{"max_instructions", max_instructions_}});
@@ -107,10 +128,7 @@ class Compiler {
     if (depth > kMaxDepth) bad("the constraint is nested more than " + std::to_string(kMaxDepth) + " levels deep");
     switch (e.kind) {
       case Kind::kText:
-        for (size_t i = e.text.size(); i-- > 0;) {
-          const uint8_t byte = static_cast<uint8_t>(e.text[i]);
-          next = emit_bytes(byte, byte, next);
-        }
+        for (size_t i = e.text.size(); i-- > 0;) next = emit_byte(static_cast<uint8_t>(e.text[i]), next);
         return next;
       case Kind::kCharacters:
         return emit_characters(e.ranges, next);
@@ -157,38 +175,64 @@ class Compiler {
     return loop;
   }
 
+  // A character as a tree of its bytes: one instruction for all first bytes, then one for each way to go on.
   int32_t emit_characters(const std::vector<CodePointRange>& ranges, int32_t next) {
-    std::vector<int32_t> entries;
+    std::vector<ByteRanges> sequences;
     const auto add = [&](uint32_t first, uint32_t last) {
-      if (first > last) return;
-      for_each_byte_range(first, last, [&](const uint8_t* low, const uint8_t* high, int len) {
-        int32_t entry = next;
-        for (int i = len; i-- > 0;) entry = emit_bytes(low[i], high[i], entry);
-        entries.push_back(entry);
-      });
+      if (first <= last) for_each_byte_range(first, last, [&](const ByteRanges& bytes) { sequences.push_back(bytes); });
     };
-    for (const CodePointRange& range : ranges) {
-      if (range.first > range.last || range.last > kMaxCodePoint) bad("a grammar has a character range that is none");
+    for (const CodePointRange& range : joined(ranges)) {
       add(range.first, std::min(range.last, kFirstSurrogate - 1));
       add(std::max(range.first, kLastSurrogate + 1), range.last);
     }
-    return emit_choice(std::move(entries));
+    std::map<std::vector<Branch>, int32_t> known;
+    return emit_bytes(sequences, 0, next, known);
   }
 
-  int32_t emit_bytes(int low, int high, int32_t next) {
-    std::vector<int32_t> entries;
-    for (int byte = low; byte <= high; ++byte) {
-      if (!bytes_[byte]) continue;
-      const int first = byte;
-      while (byte < high && bytes_[byte + 1]) ++byte;
-      entries.push_back(emit(
-          {.op = Op::kBytes, .low = static_cast<uint8_t>(first), .high = static_cast<uint8_t>(byte), .next = next}));
+  // Sequences whose bytes agree before `depth`; two of them have the same range there or ranges that do not overlap.
+  int32_t emit_bytes(std::span<const ByteRanges> sequences, int depth, int32_t next,
+                     std::map<std::vector<Branch>, int32_t>& known) {
+    std::vector<Branch> branches;
+    for (size_t begin = 0, end = 0; begin < sequences.size(); begin = end) {
+      const ByteRanges& first = sequences[begin];
+      while (end < sequences.size() && sequences[end].low[depth] == first.low[depth]) ++end;
+      const bool is_last = depth + 1 == first.len;
+      const int32_t target = is_last ? next : emit_bytes(sequences.subspan(begin, end - begin), depth + 1, next, known);
+      add_branch({first.low[depth], first.high[depth], target}, branches);
     }
-    return emit_choice(std::move(entries));
+    const auto [it, is_added] = known.try_emplace(branches);
+    if (is_added) it->second = emit_branches(branches);
+    return it->second;
+  }
+
+  // Leaves out bytes that the vocabulary lacks, and joins what leads to the same place.
+  void add_branch(const Branch& branch, std::vector<Branch>& branches) const {
+    for (int byte = branch.low; byte <= branch.high; ++byte) {
+      if (!bytes_[byte]) continue;
+      const uint8_t low = static_cast<uint8_t>(byte);
+      if (!branches.empty() && branches.back().next == branch.next && branches.back().high == byte - 1) {
+        branches.back().high = low;
+      } else {
+        branches.push_back({low, low, branch.next});
+      }
+    }
+  }
+
+  int32_t emit_branches(const std::vector<Branch>& branches) {
+    const int32_t begin = static_cast<int32_t>(program_.branches.size());
+    program_.branches.insert(program_.branches.end(), branches.begin(), branches.end());
+    const int32_t end = static_cast<int32_t>(program_.branches.size());
+    return emit({.op = Op::kBytes, .branches_begin = begin, .branches_end = end});
+  }
+
+  int32_t emit_byte(uint8_t byte, int32_t next) {
+    std::vector<Branch> branches;
+    add_branch({byte, byte, next}, branches);
+    return emit_branches(branches);
   }
 
   int32_t emit_choice(std::vector<int32_t> entries) {
-    if (entries.empty()) return emit({.op = Op::kBytes});
+    if (entries.empty()) return emit({.op = Op::kBytes});  // nothing
     int32_t entry = entries.back();
     for (size_t i = entries.size() - 1; i-- > 0;) entry = emit({.op = Op::kSplit, .next = entries[i], .other = entry});
     return entry;
@@ -284,7 +328,10 @@ class Compiler {
       int32_t distance = 0;
       switch (i.op) {
         case Op::kBytes:
-          distance = i.low > i.high ? kUnreachable : add_distance(1, at(i.next).distance);
+          distance = kUnreachable;
+          for (const Branch& branch : program_.branches_of(i)) {
+            distance = std::min(distance, add_distance(1, at(branch.next).distance));
+          }
           break;
         case Op::kSplit:
           distance = std::min(at(i.next).distance, at(i.other).distance);
@@ -307,9 +354,10 @@ class Compiler {
     ByteSet begins;  // bytes that an instruction tells from the one before
     begins[0] = true;
     for (const Instruction& i : program_.instructions) {
-      if (i.op != Op::kBytes || i.low > i.high) continue;
-      begins[i.low] = true;
-      if (i.high < 255) begins[i.high + 1] = true;
+      for (const Branch& branch : program_.branches_of(i)) {
+        begins[branch.low] = true;
+        if (branch.high < 255) begins[branch.high + 1] = true;
+      }
     }
     for (int byte = 0; byte < 256; ++byte) {
       if (begins[byte]) program_.class_byte.push_back(static_cast<uint8_t>(byte));

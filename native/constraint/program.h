@@ -4,7 +4,9 @@
 
 #include <array>
 #include <bitset>
+#include <compare>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "constraint/grammar.h"
@@ -15,7 +17,7 @@ using ByteSet = std::bitset<256>;
 
 struct Instruction {
   enum class Op : uint8_t {
-    kBytes,    // reads a byte from `low` to `high`, goes on at `next`; low > high: matches nothing
+    kBytes,    // reads a byte and goes on where its branch says; without a branch for it: nothing matches
     kSplit,    // goes on at `next` and at `other`
     kCall,     // runs the rule at `other`, then goes on at `next`
     kReturn,   // ends the rule; of the first rule without a caller: the text may end here
@@ -23,7 +25,7 @@ struct Instruction {
     kLoopEnd,  // ends one run of the loop at `other`
   };
   Op op;
-  uint8_t low = 1, high = 0;
+  int32_t branches_begin = 0, branches_end = 0;  // kBytes: in Program::branches
   int32_t next = -1, other = -1;
   int32_t min = 0, max = 0;
   // Bytes of the shortest way to the end of the rule, or of the loop's run; kUnreachable when there is none.
@@ -38,12 +40,25 @@ inline int32_t add_distance(int64_t a, int64_t b) {
   return static_cast<int32_t>(a + b < kUnreachable ? a + b : kUnreachable);
 }
 
+// Bytes from `low` to `high` lead to `next`. Those of an instruction do not overlap.
+struct Branch {
+  uint8_t low, high;
+  int32_t next;
+  auto operator<=>(const Branch&) const = default;
+};
+
 struct Program {
   std::vector<Instruction> instructions;
+  std::vector<Branch> branches;
   int32_t start = 0;
   // Bytes that no instruction tells apart have one class.
   std::array<uint8_t, 256> class_of{};
   std::vector<uint8_t> class_byte;  // one byte of each class
+
+  std::span<const Branch> branches_of(const Instruction& instruction) const {
+    const auto begin = static_cast<size_t>(instruction.branches_begin);
+    return std::span(branches).subspan(begin, instruction.branches_end - begin);
+  }
 };
 
 // Only texts over `bytes` are kept. Throws kBadArgument for a malformed grammar, a rule that begins with itself, more

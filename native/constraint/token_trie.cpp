@@ -28,9 +28,16 @@ TokenTrie::TokenTrie(std::string bytes, std::vector<uint32_t> offsets)
   std::ranges::stable_sort(tokens_, {}, [&](int32_t token) { return token_bytes(token); });
 
   std::vector<int32_t> path = {0};  // the open node of each depth
-  nodes_.push_back({.end = 0, .tokens_begin = 0, .depth = 0, .byte = 0});
+  nodes_.push_back({.end = 0, .tokens_begin = 0, .depth = 0, .height = 0, .byte = 0});
   const auto close = [&](size_t depth) {
-    for (; path.size() > depth; path.pop_back()) nodes_[path.back()].end = static_cast<int32_t>(nodes_.size());
+    while (path.size() > depth) {
+      TokenTrie::Node& closed = nodes_[path.back()];
+      closed.end = static_cast<int32_t>(nodes_.size());
+      path.pop_back();
+      if (path.empty()) break;
+      TokenTrie::Node& above = nodes_[path.back()];
+      above.height = std::max<uint16_t>(above.height, closed.height + 1);
+    }
   };
   std::string_view last;
   for (size_t i = 0; i < tokens_.size(); ++i) {
@@ -42,13 +49,15 @@ TokenTrie::TokenTrie(std::string bytes, std::vector<uint32_t> offsets)
       nodes_.push_back({.end = 0,
                         .tokens_begin = static_cast<int32_t>(i),
                         .depth = static_cast<uint16_t>(depth + 1),
+                        .height = 0,
                         .byte = static_cast<uint8_t>(text[depth])});
     }
     max_len_ = std::max(max_len_, static_cast<int32_t>(text.size()));
     last = text;
   }
   close(0);
-  nodes_.push_back({.end = 0, .tokens_begin = static_cast<int32_t>(tokens_.size()), .depth = 0, .byte = 0});
+  nodes_.push_back(
+      {.end = 0, .tokens_begin = static_cast<int32_t>(tokens_.size()), .depth = 0, .height = 0, .byte = 0});
 }
 
 int32_t TokenTrie::fewest_tokens(std::string_view text) const {

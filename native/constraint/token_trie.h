@@ -18,6 +18,7 @@ class TokenTrie {
     int32_t end;
     int32_t tokens_begin;  // its tokens are tokens()[tokens_begin .. next node's tokens_begin)
     uint16_t depth;        // bytes from the root
+    uint16_t height;       // bytes to its farthest leaf
     uint8_t byte;
   };
 
@@ -32,6 +33,11 @@ class TokenTrie {
   std::span<const int32_t> tokens_of(int32_t node) const {
     const int32_t begin = nodes_[node].tokens_begin;
     return std::span(tokens_).subspan(begin, nodes_[node + 1].tokens_begin - begin);
+  }
+  // Those of its whole subtree.
+  std::span<const int32_t> tokens_below(int32_t node) const {
+    const int32_t begin = nodes_[node].tokens_begin;
+    return std::span(tokens_).subspan(begin, nodes_[nodes_[node].end].tokens_begin - begin);
   }
   // Bytes of the longest token.
   int32_t max_len() const { return max_len_; }

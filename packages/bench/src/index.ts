@@ -16,6 +16,7 @@ export {
   sortingTree,
   sumOutcomes,
 } from "./compare-strategies.js";
+export { benchConstraint } from "./constraint.js";
 export { benchDecode, type DecodeBenchOptions, type DecodeBenchResult, type DecodeBenchRow } from "./decode.js";
 export { describeMachine, type MachineInfo } from "./machine.js";
 export {

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { addBenchAttention } from "./bench-attention.js";
+import { addBenchConstraint } from "./bench-constraint.js";
 import { addBenchDecode } from "./bench-decode.js";
 import { addBenchSearch } from "./bench-search.js";
 import { addBenchSpeculation } from "./bench-speculation.js";
@@ -12,4 +13,5 @@ export function addBenchCommand(program: Command): void {
   addBenchDecode(bench);
   addBenchSearch(bench);
   addBenchSpeculation(bench);
+  addBenchConstraint(bench);
 }
