@@ -235,12 +235,29 @@ describe("evaluation on a server", () => {
     await expect(running.result).rejects.toThrow("gives no log-probabilities");
   });
 
+  const reply = ({ messages }: { messages: { content: string }[] }) =>
+    messages[0]!.content.startsWith("How") ? String(messages[0]!.content.length % 10) : undefined;
+
+  it("grows children while the server judges their parents, and the same tree", async () => {
+    const strategy = breadthFirst({ grow: "continue", width: 4, keep: 2, depth: 4 });
+    const evaluate = llmValue({ samples: 1 });
+    for (const options of [{ joinSiblings: false }, { stream: true }]) {
+      await using server = await OpenAiServer.start({ reply, errorRate: 0.3, answerAfterMs: 2, pauseMs: 1 });
+      const run = (proposeAhead: number) =>
+        search(judged, strategy, modelOf(server, options), { evaluate, proposeAhead });
+      const plain = await run(0);
+      const generated = server.generatedTokens;
+      const ahead = await run(2);
+      expect(ahead.tree).toEqual(plain.tree);
+      expect(ahead.statistics.wastedTokens).toBeGreaterThan(0);
+      expect(server.generatedTokens - generated).toBeGreaterThan(generated);
+    }
+  });
+
   it("samples verdicts by n", async () => {
-    const reply = ({ messages }: { messages: { content: string }[] }) =>
-      messages[0]!.content.startsWith("How") ? "7" : undefined;
     await using server = await OpenAiServer.start({ reply });
     const { score } = await search(judged, bestOfN({ n: 1 }), modelOf(server), { evaluate: llmValue({ samples: 5 }) });
-    expect(score).toBe(7);
+    expect(score).toBe(String(server.requests[1]!.messages[0]!.content).length % 10);
     expect(server.requests[1]!.n).toBe(5);
   });
 });

@@ -26,7 +26,8 @@ import { type AnswerEnd, ChatRequests, takeEnd } from "./chat-requests.js";
 export interface ChatThoughtModelOptions {
   /**
    * Ask for thoughts that grow side by side from one place in one request, as `n` answers: the server then computes their
-   * prompt once. They share the seed of the first. By default where the chat model has a setting `n`, and not with `stream`.
+   * prompt once. They share the seed of the first, so what they say depends on which of them are asked for together. By
+   * default where the chat model has a setting `n`, and not with `stream`.
    */
   joinSiblings?: boolean;
   /**

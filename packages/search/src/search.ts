@@ -23,8 +23,9 @@ export interface SearchOptions {
   evaluate?: Evaluator;
   /**
    * While a thought waits for a model's verdict, so many of its children are grown already: kept with their parent, dropped
-   * with it. The tree is the same as without; the tokens of the dropped are `wastedTokens`. 0, for none, by default. Of the
-   * strategies that continue thoughts; what a program scores waits for nothing, so nothing is grown ahead.
+   * with it. The tree is the same as without, on a model whose thoughts have seeds of their own; the tokens of the dropped are
+   * `wastedTokens`. 0, for none, by default. Of the strategies that continue thoughts; what a program scores waits for
+   * nothing, so nothing is grown ahead.
    */
   proposeAhead?: number;
   /** Of all decodes, in place of the strategy's: {@link StrategyOptions.speculation}. */
