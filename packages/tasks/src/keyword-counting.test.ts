@@ -81,11 +81,20 @@ describe.each(["direct", "chain-of-thought"] as const)("keywordCountingProblem, 
     expect(problem.readPartial(answer, false)).toEqual({ counts: passage.counts, complete: true });
   });
 
-  it("calls a wrong entry hopeless once it is whole", () => {
-    const [name, count] = Object.entries(passage.counts)[0]!;
-    const text = `Output: {${JSON.stringify(name)}: ${count + 1}`;
-    expect(problem.hopeless!(problem.readPartial(text, false))).toBe(false);
-    expect(problem.hopeless!(problem.readPartial(`${text}, "`, false))).toBe(true);
+  it("calls an entry hopeless at its first wrong letter or digit, whatever the white space", () => {
+    const [[name, count], [next]] = Object.entries(passage.counts) as [[string, number], [string, number]];
+    const isHopeless = (text: string) => problem.hopeless!(problem.readPartial(`Output: {${text}`, false));
+    const first = `${JSON.stringify(name)}: ${count}`;
+    const right = [
+      first.slice(0, 4),
+      `  ${JSON.stringify(name)} :`,
+      first,
+      `${first},`,
+      `${first}, "${next.slice(0, 3)}`,
+    ];
+    expect(right.filter(isHopeless)).toEqual([]);
+    const wrong = [`${JSON.stringify(name)}: ${count + 1}`, `${first}0`, `${first}, "Xy`, `${first}, ${first}`, "Xy"];
+    expect(wrong.filter((text) => !isHopeless(text))).toEqual([]);
   });
 });
 

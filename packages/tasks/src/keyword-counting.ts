@@ -20,6 +20,8 @@ export interface KeywordCountingState {
   readonly counts: CountryCounts | undefined;
   /** False while the dictionary may still grow. */
   readonly complete: boolean;
+  /** What is written of the next entry. */
+  readonly growing?: string;
 }
 
 export interface KeywordCountingOptions {
@@ -67,7 +69,7 @@ function problemOf(passage: Passage, options: KeywordCountingOptions): Problem<K
     vote: voteQuestion(words),
     score: ({ counts, complete }) =>
       0 - (complete ? keywordCountingErrors(passage.counts, counts) : partialErrors(passage.counts, counts)),
-    hopeless: ({ counts, complete }) => !complete && counts !== undefined && wrongEntries(passage.counts, counts) > 0,
+    hopeless: (state) => isHopeless(passage.counts, state),
     isComplete: (state) => state.complete,
     isSolved: ({ counts, complete }) => complete && keywordCountingErrors(passage.counts, counts) === 0,
     answer: ({ counts }) => counts ?? {},
@@ -103,6 +105,17 @@ function partialErrors(wanted: CountryCounts, counted: CountryCounts | undefined
   return names.length === 0 ? 1 : wrongEntries(wanted, counted) + passedOver(Object.keys(wanted), names);
 }
 
+/** An entry that cannot stand there is written, or begun. White space means nothing. */
+function isHopeless(wanted: CountryCounts, { counts, complete, growing = "" }: KeywordCountingState): boolean {
+  if (complete || counts === undefined) return false;
+  if (wrongEntries(wanted, counts) > 0) return true;
+  if (growing === "" && Object.keys(counts).length === 0) return false;
+  const begun = growing.replace(/\s/g, "");
+  return !Object.entries(wanted).some(
+    ([name, count]) => !(name in counts) && `${JSON.stringify(name)}:${count}`.replace(/\s/g, "").startsWith(begun),
+  );
+}
+
 function wrongEntries(wanted: CountryCounts, counted: CountryCounts): number {
   let errors = 0;
   for (const [name, count] of Object.entries(counted)) errors += Math.abs(count - (wanted[name] ?? 0));
@@ -131,8 +144,10 @@ function readPartialCounts(text: string, ended: boolean, afterOutput = false): K
   if (ended || (open >= begin && text.includes("}", open))) return { counts: readCounts(text), complete: true };
   if (open < begin) return { counts: {}, complete: false };
   // Only entries that a comma ends are whole: a count may get another digit.
-  const whole = text.slice(open, Math.max(open + 1, text.lastIndexOf(",")));
-  return { counts: parseCounts(`${whole}}`), complete: false };
+  const end = Math.max(open + 1, text.lastIndexOf(","));
+  const growing = text.slice(end).replace(/^,/, "").trim();
+  const counts = parseCounts(`${text.slice(open, end)}}`);
+  return { counts, complete: false, ...(growing !== "" && { growing }) };
 }
 
 function parseCounts(json: string): CountryCounts | undefined {

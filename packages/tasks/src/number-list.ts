@@ -7,6 +7,8 @@ export interface NumberListState {
   readonly numbers: readonly number[] | undefined;
   /** False while the list may still grow. */
   readonly complete: boolean;
+  /** Digits of the number that is being written, where numbers have several. */
+  readonly growing?: string;
 }
 
 /**
@@ -30,7 +32,7 @@ export function readNumberList(text: string): NumberListState {
 
 /**
  * The list in an answer that is still being written; a closing bracket completes it. `lastMayGrow`: numbers have several
- * digits, so the one at the end is left out until something follows it. `afterOutput`: lists before "Output" are steps
+ * digits, so the one at the end is left apart until something follows it. `afterOutput`: lists before "Output" are steps
  * towards the answer.
  */
 export function readPartialNumberList(
@@ -44,8 +46,15 @@ export function readPartialNumberList(
   const open = text.indexOf("[", Math.max(0, output));
   if (ended || (open >= 0 && text.includes("]", open))) return readNumberList(text);
   const items = open < 0 ? [] : text.slice(open + 1).split(",");
-  if (lastMayGrow || items.at(-1)?.trim() === "") items.pop();
-  return { numbers: items.every(isInteger) ? items.map(Number) : undefined, complete: false };
+  const last = items.at(-1)?.trim() ?? "";
+  const growing = lastMayGrow ? last : "";
+  if (lastMayGrow || last === "") items.pop();
+  const isReadable = items.every(isInteger) && /^\d*$/.test(growing);
+  return {
+    numbers: isReadable ? items.map(Number) : undefined,
+    complete: false,
+    ...(isReadable && growing !== "" && { growing }),
+  };
 }
 
 /**

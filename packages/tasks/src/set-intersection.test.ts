@@ -84,13 +84,18 @@ describe("setIntersectionProblem", () => {
     }
   });
 
-  it("calls a number that is not in both sets, or stands twice, hopeless once it is whole", () => {
-    const alien = pair.first.find((value) => !right.includes(value))!;
-    for (const value of [alien, right[0]!]) {
-      const text = `[${right[0]}, ${value}`;
-      expect(problem.hopeless!(problem.readPartial(text, false))).toBe(false);
-      expect(problem.hopeless!(problem.readPartial(`${text},`, false))).toBe(true);
-    }
+  it("calls a number that is not in both sets, or stands twice, hopeless at its first wrong digit", () => {
+    const { hopeless, readPartial } = setIntersectionProblem({ first: [12, 3, 125, 40], second: [12, 125, 40] });
+    const isHopeless = (text: string) => hopeless!(readPartial(text, false));
+    expect(["[", "[1", "[12", "[125", "[12, 1", "[12, 125, 4", "[12, "].filter(isHopeless)).toEqual([]);
+    const wrong = ["[3", "[12, 3", "[12, 12,", "[13", "[126", "[12, 125, 40, ", "[12, four", "[four"];
+    expect(wrong.filter((text) => !isHopeless(text))).toEqual([]);
+  });
+
+  it("calls no beginning of an empty intersection hopeless", () => {
+    const { hopeless, readPartial } = setIntersectionProblem({ first: [1], second: [2] });
+    expect(["", "[", "[]"].map((text) => hopeless!(readPartial(text, false)))).toEqual([false, false, false]);
+    expect(hopeless!(readPartial("[1", false))).toBe(true);
   });
 
   it("refuses what is no set", () => {

@@ -97,7 +97,7 @@ export function setIntersectionProblem(
     value: valueQuestion(words),
     vote: voteQuestion(words),
     score: (state) => 0 - errors(state),
-    hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(wanted, numbers) > 0,
+    hopeless: (state) => isHopeless(wanted, state),
     isComplete: (state) => state.complete,
     isSolved: (state) => state.complete && setIntersectionErrors(wanted, state.numbers) === 0,
     answer: (state) => state.numbers ?? [],
@@ -134,6 +134,14 @@ function prefixErrors(wanted: readonly number[], prefix: readonly number[] | und
   if (prefix.length === 0) return 1;
   const left = new Set(wanted);
   return prefix.filter((value) => !left.delete(value)).length;
+}
+
+/** A number that cannot stand there is written, or begun. */
+function isHopeless(wanted: readonly number[], { numbers, complete, growing = "" }: NumberListState): boolean {
+  if (complete) return false;
+  if (numbers?.length === 0 && growing === "") return false;
+  if (numbers === undefined || (numbers.length > 0 && prefixErrors(wanted, numbers) > 0)) return true;
+  return !wanted.some((value) => !numbers.includes(value) && String(value).startsWith(growing));
 }
 
 /** "[]" reads as an empty list: the right answer for a part of the sets that have nothing in common. */
