@@ -102,7 +102,7 @@ export function keywordCountingErrors(wanted: CountryCounts, counted: CountryCou
 function partialErrors(wanted: CountryCounts, counted: CountryCounts | undefined): number {
   if (counted === undefined) return KEYWORD_COUNTING_UNREADABLE;
   const names = Object.keys(counted);
-  return names.length === 0 ? 1 : wrongEntries(wanted, counted) + passedOver(Object.keys(wanted), names);
+  return names.length === 0 ? 1 : wrongEntries(wanted, counted) + passedOver([Object.keys(wanted)], names);
 }
 
 /** An entry that cannot stand there is written, or begun. White space means nothing. */

@@ -77,10 +77,12 @@ export function setIntersectionProblem(
     show: ({ numbers }: NumberListState) => numbers && formatList(numbers),
   };
   const wanted = intersectionOf(pair);
+  // A model may go through either set.
+  const orders = [wanted, intersectionOf({ first: pair.second, second: pair.first })];
   const errors = (state: NumberListState) =>
     state.complete
       ? setIntersectionErrors(wanted, state.numbers)
-      : prefixErrors(wanted, state.numbers) + passedOver(wanted, state.numbers ?? []);
+      : prefixErrors(wanted, state.numbers) + passedOver(orders, state.numbers ?? []);
 
   return {
     name: `set-intersection-${pair.first.length}`,
