@@ -159,7 +159,7 @@ export function summarize(
 ): DecodeBenchRow {
   const shape = meanShape(workload, times.length);
   const engineSteps = Math.max(1, after.steps - before.steps);
-  const perStep = (key: keyof typeof after) => (after[key] - before[key]) / engineSteps;
+  const perStep = (key: Exclude<keyof typeof after, "draftSources">) => (after[key] - before[key]) / engineSteps;
   const decodeMs = times.reduce((sum, ms) => sum + ms, 0);
   // The first step's tokens came before the first interval.
   const tokens = shape.branches * times.length;

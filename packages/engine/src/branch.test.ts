@@ -4,6 +4,8 @@ import { tinyTokenizer, tinyVocabSize } from "../test/tiny-tokenizer.js";
 import { AbortWatch } from "./abort-watch.js";
 import { Branch } from "./branch.js";
 import { ConstraintCache } from "./constraint.js";
+import { CustomDrafts } from "./custom-drafts.js";
+import type { LoadedSources } from "./draft-source.js";
 import type { NativeCommand, NativeConstraint, NativeFinished, NativeStepMessage } from "./native-addon.js";
 import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
 import { ModelTokenizer } from "./tokenizer.js";
@@ -33,6 +35,8 @@ function setUp(length = 5) {
     constraints: new ConstraintCache(() => ({}) as NativeConstraint),
     submit: (submitted: NativeCommand[]) => void commands.push(...submitted),
     cancelOnAbort: aborts.watch.bind(aborts),
+    draftSources: { names: ["suffix", "recycling"] } as LoadedSources,
+    customDrafts: new CustomDrafts(() => {}),
     newBranchId: () => nextBranch++,
   };
   const publish = (

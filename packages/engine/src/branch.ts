@@ -1,6 +1,8 @@
 import type { ConstraintCache } from "./constraint.js";
+import type { CustomDrafts } from "./custom-drafts.js";
 import { TokenStream } from "./decode-stream.js";
-import { checkDecodeOptions, checkTokens, nativeSampling, nativeSpeculation } from "./engine-options.js";
+import { customSource, type LoadedSources, nativeSpeculation } from "./draft-source.js";
+import { checkDecodeOptions, checkTokens, nativeSampling } from "./engine-options.js";
 import type {
   DecodeOptions,
   DecodeStream,
@@ -28,6 +30,8 @@ export interface BranchContext {
   /** Cancels `request` when `signal` aborts. @returns a function that stops listening. */
   cancelOnAbort(request: number, signal: AbortSignal): () => void;
   newBranchId(): number;
+  readonly draftSources: LoadedSources;
+  readonly customDrafts: CustomDrafts;
 }
 
 interface Cancellable {
@@ -112,9 +116,10 @@ export class Branch implements EngineBranch {
 
   decode(options: DecodeOptions = {}): DecodeStream {
     const problem = this.#problemWithDecode(options);
-    const { tokenizer, dispatcher, contextLength, constraints } = this.#context;
+    const { tokenizer, dispatcher, contextLength, constraints, draftSources, customDrafts } = this.#context;
     const { signal, stop = [], stopTokens = tokenizer.eosTokens } = problem ? {} : options;
     let detach = () => {};
+    let endDrafts = () => {};
     const stream = new TokenStream(tokenizer, {
       stop,
       stopTokens,
@@ -124,6 +129,7 @@ export class Branch implements EngineBranch {
       },
       onEnd: (branchLength) => {
         detach();
+        endDrafts();
         if (branchLength !== undefined) this.#known = branchLength;
       },
     });
@@ -131,6 +137,8 @@ export class Branch implements EngineBranch {
     else if (signal?.aborted) stream.finishAborted();
     else {
       const request = dispatcher.open(stream);
+      const source = customSource(options.speculation, draftSources);
+      if (source) endDrafts = customDrafts.begin(this.id, source);
       try {
         this.#submit(request, [
           {
@@ -141,7 +149,9 @@ export class Branch implements EngineBranch {
             stopTokens: [...stopTokens],
             stopStrings: stop.map((text) => Buffer.from(text, "utf8")),
             sampling: nativeSampling(options),
-            ...(options.speculation !== undefined && { speculation: nativeSpeculation(options.speculation) }),
+            ...(options.speculation !== undefined && {
+              speculation: nativeSpeculation(options.speculation, draftSources),
+            }),
             ...(options.constraint !== undefined && { constraint: constraints.native(options.constraint) }),
           },
         ]);
@@ -256,7 +266,7 @@ export class Branch implements EngineBranch {
     try {
       this.#checkUsable();
       const { tokenizer } = this.#context;
-      checkDecodeOptions(options, tokenizer.vocabSize);
+      checkDecodeOptions(options, tokenizer.vocabSize, this.#context.draftSources);
       if ((options.stop?.length || options.constraint) && tokenizer instanceof TokenIdsOnly) throw noText();
       this.#checkNotEmpty("decode");
       if (options.constraint) this.#context.constraints.native(options.constraint); // compiled, or refused

@@ -86,7 +86,7 @@ describe("chooseDevice", () => {
 describe("makeLoadSpec", () => {
   const { byteTable } = new TokenIdsOnly(model.config.vocabSize);
   const specOf = (options: EngineOptions, queries: CudaQueries) =>
-    makeLoadSpec(model, options, byteTable, queries).spec;
+    makeLoadSpec(model, options, byteTable, queries, { sources: { names: ["suffix"] } }).spec;
 
   it("fills 90% of the free memory with KV pages, but holds no more than 64 contexts", () => {
     const spec = specOf({ device: "cuda" }, cuda([gpu(20 * gib, 3)]));

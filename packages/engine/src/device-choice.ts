@@ -59,7 +59,7 @@ export function chooseDevice(options: EngineOptions, model: ModelFiles, cuda: Cu
 }
 
 /** Why neither this GPU nor any other can run the model with these options. */
-function whatCudaLacks(options: EngineOptions, { config, tensors }: ModelFiles): string | undefined {
+export function whatCudaLacks(options: EngineOptions, { config, tensors }: ModelFiles): string | undefined {
   const { weights = "auto", kvType = "auto", pageSize = cudaPageSize } = options;
   if (weights !== "auto" && weights !== "bf16") return `weights "${weights}" are the CPU's, a GPU keeps bf16`;
   if (kvType !== "auto" && kvType !== "bf16") return `kvType "${kvType}" is the CPU's, a GPU keeps bf16`;

@@ -1,8 +1,9 @@
 /** Checks of what callers pass. Every refusal names the option, the value and what is valid. */
 import { checkConstraint } from "./constraint.js";
-import type { DecodeOptions, EngineOptions, Speculation } from "./engine-types.js";
+import { checkSpeculation, type LoadedSources } from "./draft-source.js";
+import type { DecodeOptions, EngineOptions } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
-import type { AttentionPolicy, DraftSourceName, NativeSampling, NativeSpeculation } from "./native-addon.js";
+import type { AttentionPolicy, NativeSampling } from "./native-addon.js";
 
 /** All attention policies, the default first. */
 export const attentionPolicies: readonly AttentionPolicy[] = [
@@ -70,7 +71,7 @@ const maxLogprobs = 100;
 const maxStops = 64;
 
 /** @throws E_BAD_ARGUMENT */
-export function checkDecodeOptions(options: DecodeOptions, vocabSize: number): void {
+export function checkDecodeOptions(options: DecodeOptions, vocabSize: number, loaded: LoadedSources): void {
   checkNames("option of decode", options, decodeNames);
   checkInteger("maxTokens", options.maxTokens, 1, 2 ** 31 - 1);
   checkInteger("logprobs", options.logprobs, 0, maxLogprobs);
@@ -80,7 +81,7 @@ export function checkDecodeOptions(options: DecodeOptions, vocabSize: number): v
   checkNumber("topP", options.topP, 0, 1);
   checkNumber("minP", options.minP, 0, 1);
   checkNumber("repetitionPenalty", options.repetitionPenalty, 1e-3, 1000);
-  checkSpeculation(options.speculation);
+  checkSpeculation(options.speculation, loaded);
   if (options.constraint !== undefined) checkConstraint(options.constraint);
   checkSignal(options.signal);
   const stop = options.stop ?? [];
@@ -104,32 +105,6 @@ export function nativeSampling(options: DecodeOptions): NativeSampling {
   const sampling: NativeSampling = { temperature, topK, topP, minP, repetitionPenalty, seed, logprobs };
   if (logitBias) sampling.logitBias = Object.entries(logitBias).map(([token, bias]) => [Number(token), bias]);
   return Object.fromEntries(Object.entries(sampling).filter(([, value]) => value !== undefined));
-}
-
-const draftSources: readonly DraftSourceName[] = ["suffix", "recycling"];
-const maxDraftTokens = 1024;
-
-function checkSpeculation(speculation: Speculation | undefined): void {
-  if (speculation === undefined || speculation === "off" || speculation === "auto") return;
-  if (typeof speculation !== "object" || speculation === null || Array.isArray(speculation)) {
-    throw badArgument(`speculation must be "off", "auto" or an object; got ${JSON.stringify(speculation)}`);
-  }
-  checkNames("option of speculation", speculation, ["mode", "maxDraftTokens", "sources"]);
-  const { mode, sources } = speculation;
-  checkChoice("speculation.mode", mode, ["auto", "always"]);
-  checkInteger("speculation.maxDraftTokens", speculation.maxDraftTokens, 1, maxDraftTokens);
-  if (sources === undefined) return;
-  if (!Array.isArray(sources) || sources.length === 0) {
-    throw badArgument(`speculation.sources must be a list of at least one of ${draftSources.join(", ")}`);
-  }
-  for (const source of sources) checkChoice("speculation.sources", source, draftSources);
-}
-
-/** What the native side is told, defaults filled in. */
-export function nativeSpeculation(speculation: Speculation): NativeSpeculation {
-  const named = typeof speculation === "object" ? speculation : { mode: speculation };
-  const { mode = "auto", maxDraftTokens = 32, sources = draftSources } = named as Partial<NativeSpeculation>;
-  return { mode, maxDraftTokens, sources: [...sources] };
 }
 
 /** @throws E_BAD_ARGUMENT that names the first token outside of the vocabulary. */

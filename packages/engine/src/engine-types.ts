@@ -3,8 +3,10 @@
  * contract test in engine.contract.ts runs over every implementation.
  */
 import type { Constraint } from "./constraint.js";
+import type { DraftModelSource, DraftSource } from "./draft-source.js";
 import type { AttentionPolicy, DraftSourceName, NativeEngineInfo, NativeStats } from "./native-addon.js";
 
+export type { DraftContext, DraftModelSource, DraftSource, DraftTree } from "./draft-source.js";
 export type { AttentionPolicy, DraftSourceName };
 
 /**
@@ -21,10 +23,11 @@ export interface SpeculationOptions {
   /** Most tokens of a branch's draft tree in one step, 1 to 1024; 32 by default. */
   maxDraftTokens?: number;
   /**
-   * By default both: `"suffix"`, what followed the same text earlier, in any branch; `"recycling"`, the likeliest successors
-   * of a token when it was last decoded.
+   * `"suffix"`, what followed the same text earlier, in any branch; `"recycling"`, the likeliest successors of a token when
+   * it was last decoded; a {@link DraftSource} of your own. In `Engine.load` also a {@link DraftModelSource}, which decodes
+   * then name `"model"`. By default those that were loaded, the first two always.
    */
-  sources?: DraftSourceName[];
+  sources?: (DraftSourceName | DraftModelSource | DraftSource)[];
 }
 
 /** How to load a model. Everything is optional. */

@@ -4,6 +4,8 @@ import { Branch, type BranchContext } from "./branch.js";
 import { ChatTemplate } from "./chat-template.js";
 import { CommandBatch } from "./command-batch.js";
 import { ConstraintCache } from "./constraint.js";
+import { CustomDrafts } from "./custom-drafts.js";
+import { checkSameVocabulary, type LoadedSources, sourcesToLoad } from "./draft-source.js";
 import { checkAttentionPolicy, checkEngineOptions } from "./engine-options.js";
 import type { BranchEngine, ChatTurn, EngineBranch, EngineInfo, EngineOptions, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
@@ -49,14 +51,26 @@ export class Engine implements BranchEngine {
    */
   static async load(source: string, options: EngineOptions = {}): Promise<Engine> {
     checkEngineOptions(options);
-    return Engine.fromFiles(await resolveModel(source), options, loadAddon());
+    const { model } = sourcesToLoad(options);
+    const [files, draft] = await Promise.all([
+      resolveModel(source),
+      model === undefined ? undefined : resolveModel(model),
+    ]);
+    return Engine.fromFiles(files, options, loadAddon(), draft);
   }
 
   /** @internal The rest of {@link load}, over any addon. */
-  static async fromFiles(files: ModelFiles, options: EngineOptions, addon: NativeAddon): Promise<Engine> {
+  static async fromFiles(
+    files: ModelFiles,
+    options: EngineOptions,
+    addon: NativeAddon,
+    draft?: ModelFiles,
+  ): Promise<Engine> {
     const { signal } = options;
     const { tokenizer, template } = textSide(files);
-    const { spec, deviceReason } = makeLoadSpec(files, options, tokenizer.byteTable, addon);
+    if (draft) checkSameVocabulary(tokenizer.byteTable, textSide(draft).tokenizer.byteTable, draft.name);
+    const sources = sourcesToLoad(options).loaded;
+    const { spec, deviceReason } = makeLoadSpec(files, options, tokenizer.byteTable, addon, { sources, model: draft });
     const dispatcher = new StepDispatcher();
     throwIfAborted(signal);
     const loading = addon.load(spec, (message) => dispatcher.dispatch(message), signal);
@@ -74,7 +88,7 @@ export class Engine implements BranchEngine {
       vocabSize: spec.config.vocabSize,
       attention: spec.attention,
     };
-    return new Engine(native, dispatcher, tokenizer, template, info);
+    return new Engine(native, dispatcher, tokenizer, template, info, sources);
   }
 
   private constructor(
@@ -83,6 +97,7 @@ export class Engine implements BranchEngine {
     tokenizer: TextTokenizer,
     template: ChatTemplate | undefined,
     info: EngineInfo,
+    draftSources: LoadedSources,
   ) {
     this.#native = native;
     this.#batch = new CommandBatch(native, dispatcher);
@@ -90,7 +105,13 @@ export class Engine implements BranchEngine {
     this.tokenizer = tokenizer;
     this.#template = template;
     this.#info = info;
+    const customDrafts = new CustomDrafts((command) => {
+      if (!dispatcher.fatal) this.#submit([command]);
+    });
+    dispatcher.onDraftRequest = (request) => customDrafts.ask(request);
     this.#context = {
+      draftSources,
+      customDrafts,
       tokenizer,
       dispatcher,
       contextLength: info.contextLength,

@@ -1,16 +1,29 @@
 /** From a model's files and the user's options to what the addon loads: every default is decided here. */
-import { type CudaQueries, chooseDevice, cudaMaxStepTokens, cudaPageSize, type DeviceChoice } from "./device-choice.js";
-import { nativeSpeculation } from "./engine-options.js";
+import {
+  type CudaQueries,
+  chooseDevice,
+  cudaMaxStepTokens,
+  cudaPageSize,
+  type DeviceChoice,
+  whatCudaLacks,
+} from "./device-choice.js";
+import { type LoadedSources, nativeSpeculation } from "./draft-source.js";
 import type { EngineOptions } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { ModelFiles } from "./model-files.js";
-import type { NativeLoadSpec } from "./native-addon.js";
+import type { NativeLoadSpec, NativeModelSpec } from "./native-addon.js";
 import type { TokenByteTable } from "./token-bytes.js";
 
 const cpuPageSize = 16;
 const cpuMaxStepTokens = 256;
 const cpuKvBytes = 2 ** 30;
 const cpuContextsHeld = 4;
+
+export interface Drafting {
+  sources: LoadedSources;
+  /** Has the vocabulary of the model it drafts for. */
+  model?: ModelFiles;
+}
 
 /**
  * @returns the spec, and why its device was chosen.
@@ -20,10 +33,13 @@ export function makeLoadSpec(
   model: ModelFiles,
   options: EngineOptions,
   byteTable: TokenByteTable,
-  cuda: CudaQueries,
+  addon: CudaQueries,
+  { sources, model: draft }: Drafting,
 ): { spec: NativeLoadSpec; deviceReason: string } {
   const contextLen = contextLength(model, options);
+  const cuda = draft ? besideDraftModel(addon, draft) : addon;
   const choice = chooseDevice(options, model, cuda);
+  if (draft) checkCanBeOn(choice.device, draft, options);
   const pageSize = options.pageSize ?? (choice.device === "cuda" ? cudaPageSize : cpuPageSize);
   const kvTokens = options.kvTokens ?? defaultKvTokens(model, options, choice, contextLen);
   const spec: NativeLoadSpec = {
@@ -39,13 +55,48 @@ export function makeLoadSpec(
     pageSize,
     numThreads: options.threads ?? 0,
     attention: options.attention ?? "deft-flatten",
-    speculation: nativeSpeculation(options.speculation ?? "off"),
+    speculation: nativeSpeculation(options.speculation ?? "off", sources),
     maxStepTokens: options.maxStepTokens ?? (choice.device === "cuda" ? cudaMaxStepTokens : cpuMaxStepTokens),
     profile: options.profile ?? false,
     tokenBytes: byteTable.bytes,
     tokenByteOffsets: byteTable.offsets,
   };
+  if (draft) spec.draftModel = draftModelSpec(draft, spec);
   return { spec, deviceReason: choice.reason };
+}
+
+/** Weights and KV as the draft model has them; pages for as many tokens, since its branches are those of the model. */
+function draftModelSpec({ config, files, tensors, randomSeed }: ModelFiles, spec: NativeLoadSpec): NativeModelSpec {
+  const { deviceIndex, numPages, pageSize, numThreads, maxStepTokens, profile } = spec;
+  return {
+    config: { ...config, contextLen: Math.min(config.contextLen, spec.config.contextLen) },
+    files,
+    tensors,
+    ...(randomSeed !== undefined && { randomSeed }),
+    weights: "auto",
+    kvType: "auto",
+    ...{ deviceIndex, numPages, pageSize, numThreads, maxStepTokens, profile },
+  };
+}
+
+/** What a GPU has to hold when a draft model is there, too. */
+function besideDraftModel(cuda: CudaQueries, draft: ModelFiles): CudaQueries {
+  return {
+    cudaStatus: () => cuda.cudaStatus(),
+    cudaMemory(config, maxStepTokens) {
+      const [model, more] = [config, draft.config].map((each) => cuda.cudaMemory(each, maxStepTokens));
+      return {
+        bytesWithoutKv: model!.bytesWithoutKv + more!.bytesWithoutKv,
+        kvBytesPerToken: model!.kvBytesPerToken + more!.kvBytesPerToken,
+      };
+    },
+  };
+}
+
+function checkCanBeOn(device: "cpu" | "cuda", draft: ModelFiles, { pageSize }: EngineOptions): void {
+  const lacks = device === "cuda" ? whatCudaLacks({ pageSize }, draft) : undefined;
+  if (lacks === undefined) return;
+  throw new DeftreeError("E_BAD_ARGUMENT", `the draft model ${draft.name} cannot be on a GPU: ${lacks}`);
 }
 
 function contextLength({ config }: ModelFiles, options: EngineOptions): number {

@@ -48,13 +48,13 @@ export interface NativeLlamaConfig {
   ropeScaling?: { factor: number; lowFreqFactor: number; highFreqFactor: number; originalContextLen: number };
 }
 
-export interface NativeLoadSpec {
+/** A model and how it is held. */
+export interface NativeModelSpec {
   config: NativeLlamaConfig;
   files: string[];
   tensors: NativeTensor[];
   /** Instead of files and tensors, which are then empty: weights made from this seed. */
   randomSeed?: number;
-  device: "cpu" | "cuda";
   /** CUDA's number of the GPU. */
   deviceIndex: number;
   weights: "auto" | "f32" | "bf16" | "int8";
@@ -63,13 +63,19 @@ export interface NativeLoadSpec {
   pageSize: number;
   /** 0: chosen from the machine's cores. */
   numThreads: number;
-  attention: AttentionPolicy;
-  /** Of decodes that name none. With `auto` the cost of a step is measured at load, for 0.3 s at most. */
-  speculation: NativeSpeculation;
   /** Most query tokens of one step; a longer prefill is cut into chunks of what is left beside running branches. */
   maxStepTokens: number;
   /** On a GPU, whether the parts of a step are timed; on the CPU they always are. */
   profile: boolean;
+}
+
+export interface NativeLoadSpec extends NativeModelSpec {
+  device: "cpu" | "cuda";
+  attention: AttentionPolicy;
+  /** Of decodes that name none. With `auto` the cost of a step is measured at load, for 0.3 s at most. */
+  speculation: NativeSpeculation;
+  /** Drafts for this model, on the same device, as the source `model`. */
+  draftModel?: NativeModelSpec;
   /** Byte string of every token: token i is `tokenBytes[tokenByteOffsets[i] .. tokenByteOffsets[i + 1])`. For stop strings. */
   tokenBytes: Uint8Array;
   tokenByteOffsets: Uint32Array;
@@ -146,7 +152,21 @@ export type NativeCommand =
   | { op: "prune"; branch: number; keepCached: boolean }
   /** Ends a request within one step (finish reason "aborted"); the branch keeps what it has. */
   | { op: "cancel"; request: number }
-  | { op: "setAttention"; attention: AttentionPolicy };
+  | { op: "setAttention"; attention: AttentionPolicy }
+  /**
+   * Answers a {@link NativeDraftRequest} of `branch` whose text had `length` tokens. Never throws for what the tree holds:
+   * what is no tree is counted as refused, what comes for another text as late. `failed`: there is no answer.
+   */
+  | { op: "draft"; branch: number; length: number; failed: true }
+  | {
+      op: "draft";
+      branch: number;
+      length: number;
+      failed: false;
+      tokens: Int32Array;
+      parents: Int32Array;
+      probabilities?: number[];
+    };
 
 export type NativeFinishReason =
   | "done"
@@ -179,6 +199,13 @@ export interface NativeErrorInfo {
   figures: Record<string, number>;
 }
 
+/** What may come after the text of a branch that decodes with the source `custom`? */
+export interface NativeDraftRequest {
+  branch: number;
+  tokens: Int32Array;
+  maxTokens: number;
+}
+
 /** Everything one step published. The arrays are parallel, one entry per decoded token. */
 export interface NativeStepMessage {
   step: number;
@@ -191,6 +218,8 @@ export interface NativeStepMessage {
   /** Only when some request asked for `logprobs` > 0: per entry the likeliest tokens, likeliest first. */
   topLogprobs?: { token: number; logprob: number }[][];
   finished: NativeFinished[];
+  /** Each to be answered by a `draft` command, or left; the engine goes on meanwhile. */
+  draftRequests?: NativeDraftRequest[];
   /** Set once when the engine died (device error, internal error); every later request fails with it. */
   fatal?: NativeErrorInfo;
 }

@@ -1,6 +1,6 @@
 /** Routes what a step published to the requests that wait for it. */
 import { DeftreeError, type DeftreeErrorCode } from "./errors.js";
-import type { NativeErrorInfo, NativeFinished, NativeStepMessage } from "./native-addon.js";
+import type { NativeDraftRequest, NativeErrorInfo, NativeFinished, NativeStepMessage } from "./native-addon.js";
 
 export interface StepToken {
   id: number;
@@ -22,6 +22,9 @@ export class StepDispatcher {
   readonly #open = new Map<number, RequestHandler>();
   #nextRequest = 1;
   #fatal: DeftreeError | undefined;
+
+  /** What is done with requests for drafts. */
+  onDraftRequest: (request: NativeDraftRequest) => void = () => {};
 
   get numOpen(): number {
     return this.#open.size;
@@ -67,6 +70,7 @@ export class StepDispatcher {
       if (finished.error) handler.fail(toDeftreeError(finished.error));
       else handler.finish(finished);
     }
+    for (const request of message.draftRequests ?? []) this.onDraftRequest(request);
     if (message.fatal) this.failAll(toDeftreeError(message.fatal));
   }
 
