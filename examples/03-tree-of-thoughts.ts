@@ -11,12 +11,12 @@ await using model = new ChatDeftree({ model: "mini" });
 const tot = treeOfThoughts({
   model,
   problem: (digits: readonly number[]) => sortingProblem(digits),
-  strategy: breadthFirst({ grow: "continue", width: 4, attempts: 32, depth: 17 }),
+  strategy: breadthFirst({ grow: "continue", width: 4, attempts: 32, depth: 19 }),
   budget: { tokens: 5000 },
   seed: 1,
 });
 
-const digits = generateSorting(128, 1);
+const digits = generateSorting(144, 2);
 for await (const event of await tot.stream(digits)) {
   if (event.type === "level:selected") console.log(`level ${event.depth}: kept ${event.kept.length}`);
   if (event.type === "solution") console.log(`${event.solved ? "solved" : "best"}: ${formatList(event.answer)}`);

@@ -10,14 +10,14 @@ import { bestOfN, breadthFirst, depthFirst, monteCarlo, selfConsistency } from "
 import { generateSorting, sortingProblem } from "@deftree/tasks";
 
 await using model = new ChatDeftree({ model: "mini" });
-const digits = generateSorting(128, 12);
+const digits = generateSorting(144, 9);
 
 for (const strategy of [
   bestOfN({ n: 8 }),
   selfConsistency({ n: 8 }),
-  breadthFirst({ grow: "continue", width: 4, depth: 17 }),
-  depthFirst({ width: 3, depth: 17 }),
-  monteCarlo({ iterations: 8, width: 3, depth: 17 }),
+  breadthFirst({ grow: "continue", width: 4, depth: 19 }),
+  depthFirst({ width: 3, depth: 19 }),
+  monteCarlo({ iterations: 8, width: 3, depth: 19 }),
 ]) {
   const search = thoughtSearch({ model, problem: () => sortingProblem(digits), strategy, seed: 1 });
   const { solved, statistics } = await search.invoke(digits);

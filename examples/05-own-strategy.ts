@@ -23,7 +23,7 @@ function halving(n: number): Strategy {
 }
 
 await using model = new ChatDeftree({ model: "mini" });
-const digits = generateSorting(128, 12);
+const digits = generateSorting(144, 9);
 const search = thoughtSearch({ model, problem: () => sortingProblem(digits), strategy: halving(8), seed: 2 });
 
 for await (const event of await search.stream(digits)) {

@@ -13,7 +13,7 @@ import { formatList, generateSorting, readNumberList, sortedCopy, sortingProblem
 import { createAgent } from "langchain";
 
 await using model = new ChatDeftree({ model: "mini" });
-const digits = generateSorting(128, 6);
+const digits = generateSorting(144, 7);
 const messages = [{ role: "user", content: sortingProblem(digits).prompt()[0]!.content }];
 
 const hasty = createAgent({ model, tools: [] });
@@ -27,7 +27,7 @@ const thoughtful = createAgent({
         const { numbers } = readNumberList(messages.at(-1)!.text);
         return numbers && sortingProblem(numbers);
       },
-      strategy: breadthFirst({ grow: "continue", width: 4, attempts: 32, depth: 17 }),
+      strategy: breadthFirst({ grow: "continue", width: 4, attempts: 32, depth: 19 }),
       seed: 1,
       resultAs: "answer",
     }),

@@ -19,7 +19,7 @@ const State = new StateSchema({ digits: z.array(z.number()), solved: z.boolean()
 const think = thoughtSearchNode({
   model,
   problem: ({ digits }: { digits: number[] }) => sortingProblem(digits),
-  strategy: breadthFirst({ grow: "continue", width: 4, attempts: 32, depth: 17 }),
+  strategy: breadthFirst({ grow: "continue", width: 4, attempts: 32, depth: 19 }),
   seed: 1,
   update: ({ solved }) => ({ solved }),
 });
@@ -45,6 +45,6 @@ async function generated(input: { digits: number[] } | null, limit = Number.POSI
   return thoughts.size;
 }
 
-console.log(`cut off after ${await generated({ digits: [...generateSorting(128, 6)] }, 30)} thoughts`);
+console.log(`cut off after ${await generated({ digits: [...generateSorting(144, 7)] }, 30)} thoughts`);
 console.log(`resumed: ${await generated(null)} more`);
 console.log(`solved: ${(await graph.getState(thread)).values.solved}`);

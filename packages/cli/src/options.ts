@@ -59,7 +59,7 @@ export function addModelOptions(command: Command): Command {
 }
 
 /** The list length at which mini's greedy answers are right for between 30% and 60% of problems (its model card). */
-export const demoLength = 128;
+export const demoLength = 144;
 
 /** Options of every command that searches on sorting problems. */
 export interface SearchFlags {
