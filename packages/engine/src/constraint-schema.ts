@@ -1,8 +1,9 @@
 /** From a JSON Schema to the grammar of values that match it, or the reason why there is none. */
 
+import { arrayExpression } from "./constraint-array.js";
 import { choice, nothing, oneOfTexts, optional, Rules, repeat, sequence, text } from "./constraint-grammar.js";
 import { numberExpression } from "./constraint-number.js";
-import { anyKey, comma, keyOtherThan, type ObjectMembers, objectExpression } from "./constraint-object.js";
+import { anyKey, comma, objectExpression } from "./constraint-object.js";
 import { parseRegex } from "./constraint-regex.js";
 import {
   assertionsOf,
@@ -16,6 +17,8 @@ import {
   refuse,
   type SchemaObject,
 } from "./constraint-schema-merge.js";
+import { objectMembers } from "./constraint-schema-object.js";
+import { checkDisjoint, countOf, isOfType, listOf, typesOf } from "./constraint-schema-types.js";
 import { formatNames, formatPattern, stringExpression } from "./constraint-string.js";
 import { DeftreeError } from "./errors.js";
 import type { NativeExpression, NativeGrammar } from "./native-addon.js";
@@ -25,7 +28,6 @@ const anyValueDepth = 5;
 const maxDepth = 100;
 const maxSchemas = 10_000;
 const maxListed = 10_000;
-const jsonTypes = ["object", "array", "string", "number", "integer", "boolean", "null"];
 
 /** @throws DeftreeError E_BAD_ARGUMENT that names the keyword and its place. */
 export function schemaGrammar(schema: JsonSchema): NativeGrammar {
@@ -119,7 +121,7 @@ class SchemaCompiler {
         const place = `${pointer}/${keyword}/${i}`;
         return mergeSchemas(rest, this.#flattened(branch, place, depth), place);
       });
-      if (keyword === "oneOf") this.#checkDisjoint(branches, `${pointer}/oneOf`);
+      if (keyword === "oneOf") checkDisjoint(branches, `${pointer}/oneOf`);
       const isAlone = Object.keys(rest).length === 0 && patternsOf(rest).length + formatsOf(rest).length === 0;
       const options = branches.map((branch, i) => {
         const place = `${pointer}/${keyword}/${i}`;
@@ -154,7 +156,7 @@ class SchemaCompiler {
   #typed(type: string, schema: SchemaObject, pointer: string, depth: number): NativeExpression {
     switch (type) {
       case "object":
-        return objectExpression(this.#members(schema, pointer, depth), this.#rules);
+        return objectExpression(objectMembers(schema, pointer, this.#members(depth)), this.#rules);
       case "array":
         return this.#array(schema, pointer, depth);
       case "string":
@@ -168,68 +170,12 @@ class SchemaCompiler {
     }
   }
 
-  #members(schema: SchemaObject, pointer: string, depth: number): ObjectMembers {
-    const declared = (schema.properties ?? {}) as SchemaObject;
-    if (!isSchema(declared)) refuse(`${pointer}/properties`, "properties are an object of schemas");
-    const required = listOf(schema.required ?? [], `${pointer}/required`) as string[];
-    if (Object.keys((schema.patternProperties ?? {}) as object).length > 0) {
-      refuse(`${pointer}/patternProperties`, '"patternProperties" is not supported; use additionalProperties');
-    }
-    if (schema.unevaluatedProperties !== undefined && schema.unevaluatedProperties !== false) {
-      refuse(`${pointer}/unevaluatedProperties`, '"unevaluatedProperties" is supported as false only');
-    }
-    // Only what is declared is written, unless the schema asks for more, or declares nothing.
-    const isOpen = schema.properties === undefined && schema.unevaluatedProperties === undefined;
-    const additional = schema.additionalProperties ?? isOpen;
-    const keys = this.#keys(schema, Object.keys(declared), pointer);
-    const names = [...new Set([...Object.keys(declared), ...(keys.names ?? []), ...required])];
-    const value = rememberOne(() => this.#schema(additional, `${pointer}/additionalProperties`, depth + 1));
-    const properties = names.map((name) => ({
-      name,
-      value: Object.hasOwn(declared, name)
-        ? this.#schema(declared[name], `${pointer}/properties/${escapePointer(name)}`, depth + 1)
-        : schema.additionalProperties === undefined
-          ? this.#anyValue(anyValueDepth)
-          : value(),
-      isRequired: required.includes(name),
-    }));
-    const { min, max } = countOf(schema, "minProperties", "maxProperties", pointer);
-    const numRequired = properties.filter(({ isRequired }) => isRequired).length;
-    const canBeMore = additional !== false && keys.key !== undefined;
-    if (min > numRequired && !(canBeMore && properties.length === 0 && min === 1)) {
-      refuse(
-        `${pointer}/minProperties`,
-        `${min} properties are wanted and ${numRequired} are required; require as many`,
-      );
-    }
-    if (max < properties.length && properties.length > numRequired) {
-      refuse(`${pointer}/maxProperties`, "it is supported where all declared properties fit, or all are required");
-    }
-    if (max < numRequired) return { properties: [{ name: "", value: nothing, isRequired: true }] };
-    if (!canBeMore) return { properties };
-    const further = { key: keys.key!, value: value(), min: min > numRequired ? 1 : 0, max: max - properties.length };
-    return { properties, further };
-  }
-
-  /** Further keys, or their names when they are listed. */
-  #keys(schema: SchemaObject, declared: string[], pointer: string): { key?: NativeExpression; names?: string[] } {
-    const required = (schema.required ?? []) as string[];
-    const named = schema.propertyNames;
-    if (named === undefined || named === true) {
-      const taken = [...new Set([...declared, ...required])];
-      return { key: taken.length === 0 ? anyKey : keyOtherThan(taken) };
-    }
-    const place = `${pointer}/propertyNames`;
-    const names = this.#flattened(named, place, 0);
-    const listed = valuesOf(names) as string[] | undefined;
-    if (listed) {
-      if ([...declared, ...required].some((name) => !listed.includes(name))) {
-        return refuse(place, "a property is declared or required whose name it does not allow");
-      }
-      return { names: listed.filter((name) => typeof name === "string") };
-    }
-    if (declared.length + required.length > 0) return refuse(place, "it is supported beside no other property");
-    return { key: this.#string(names, place) };
+  #members(depth: number) {
+    return {
+      value: (schema: unknown, pointer: string) => this.#schema(schema, pointer, depth + 1),
+      string: (schema: SchemaObject, pointer: string) => this.#string(schema, pointer),
+      flatten: (schema: unknown, pointer: string) => this.#flattened(schema, pointer, depth + 1),
+    };
   }
 
   #array(schema: SchemaObject, pointer: string, depth: number): NativeExpression {
@@ -242,28 +188,12 @@ class SchemaCompiler {
       refuse(`${pointer}/uniqueItems`, "that items differ cannot be enforced; leave it out and check the value");
     }
     const itemName = isTuple ? "items" : "prefixItems";
-    const items = prefix.map((item, i) => this.#schema(item, `${pointer}/${itemName}/${i}`, depth + 1));
+    const listed = prefix.map((item, i) => this.#schema(item, `${pointer}/${itemName}/${i}`, depth + 1));
     // Items behind the listed ones are written where the schema says what they are.
-    const further = rest === undefined && min > items.length ? true : (rest ?? false);
-    const item =
-      further === false ? nothing : this.#rules.add(this.#schema(further, `${pointer}/${restName}`, depth + 1));
-    const numListed = Math.min(items.length, max);
-    let tail =
-      further === false
-        ? min > items.length
-          ? nothing
-          : repeat(nothing, 0, 0)
-        : repeat(sequence(comma, item), Math.max(min - items.length, 0), max - numListed);
-    if (max <= items.length && min <= items.length) tail = repeat(nothing, 0, 0);
-    for (let i = numListed - 1; i > 0; i--) {
-      const more = sequence(comma, items[i]!, tail);
-      tail = i >= min ? optional(more) : more;
-    }
-    let content: NativeExpression;
-    if (items.length > 0 && max > 0) content = sequence(items[0]!, tail);
-    else if (further === false || max === 0) content = min > 0 ? nothing : repeat(nothing, 0, 0);
-    else content = sequence(item, repeat(sequence(comma, item), Math.max(min - 1, 0), max - 1));
-    return sequence(text("["), min === 0 ? optional(content) : content, text("]"));
+    const behind = rest === undefined && min > listed.length ? true : (rest ?? false);
+    const further =
+      behind === false ? undefined : this.#rules.add(this.#schema(behind, `${pointer}/${restName}`, depth + 1));
+    return arrayExpression({ listed, further, min, max });
   }
 
   #string(schema: SchemaObject, pointer: string): NativeExpression {
@@ -329,83 +259,6 @@ class SchemaCompiler {
     define(choice(...kinds));
     return rule;
   }
-
-  /** oneOf is anyOf when no value can match two branches. */
-  #checkDisjoint(branches: readonly SchemaObject[], pointer: string): void {
-    for (const [i, a] of branches.entries()) {
-      for (const [j, b] of branches.slice(0, i).entries()) {
-        if (this.#areDisjoint(a, b, pointer)) continue;
-        refuse(
-          pointer,
-          `branches ${j} and ${i} may match the same value, which oneOf forbids; use anyOf, or tell them apart by a required property with different constants`,
-        );
-      }
-    }
-  }
-
-  #areDisjoint(a: SchemaObject, b: SchemaObject, pointer: string): boolean {
-    const [values, others] = [valuesOf(a), valuesOf(b)];
-    if (values && others) return !values.some((value) => others.some((other) => isSame(value, other)));
-    const [types, otherTypes] = [a, b].map((schema) =>
-      typesOf(schema, pointer).map((type) => (type === "integer" ? "number" : type)),
-    );
-    if (!types!.some((type) => otherTypes!.includes(type))) return true;
-    const tags = (schema: SchemaObject) =>
-      Object.entries((schema.properties ?? {}) as Record<string, unknown>).flatMap(([name, property]) => {
-        const isRequired = Array.isArray(schema.required) && schema.required.includes(name);
-        const tag = isSchema(property) && typeof property === "object" && isRequired ? valuesOf(property) : undefined;
-        return tag ? [{ name, tag }] : [];
-      });
-    const isObject = (list: string[]) => list.every((type) => type === "object");
-    if (!isObject(types!) || !isObject(otherTypes!)) return false;
-    return tags(a).some(({ name, tag }) =>
-      tags(b).some(
-        (other) => other.name === name && !tag.some((value) => other.tag.some((each) => isSame(each, value))),
-      ),
-    );
-  }
-}
-
-function valuesOf(schema: SchemaObject): unknown[] | undefined {
-  if (schema.const !== undefined) return [schema.const];
-  return Array.isArray(schema.enum) ? schema.enum : undefined;
-}
-
-/** The types that a schema allows; of one that does not say, those that its keywords are about. */
-function typesOf(schema: SchemaObject, pointer: string): string[] {
-  const stated = valuesOf(schema)?.map(typeOf) ?? schema.type;
-  if (stated !== undefined) {
-    const types = [...new Set([stated].flat())] as string[];
-    const unknown = types.find((type) => !jsonTypes.includes(type));
-    if (unknown !== undefined) return refuse(`${pointer}/type`, `${JSON.stringify(unknown)} is no type`);
-    return types;
-  }
-  const hasAny = (keywords: readonly string[]) => keywords.some((keyword) => schema[keyword] !== undefined);
-  const meant = Object.entries(keywordsOf).flatMap(([type, keywords]) => (hasAny(keywords) ? [type] : []));
-  if (patternsOf(schema).length + formatsOf(schema).length > 0 && !meant.includes("string")) meant.push("string");
-  return meant.length > 0 ? meant : ["object", "array", "string", "number", "boolean", "null"];
-}
-
-function typeOf(value: unknown): string {
-  if (value === null) return "null";
-  return Array.isArray(value) ? "array" : typeof value;
-}
-
-function isOfType(value: unknown, type: string): boolean {
-  return typeOf(value) === type || (type === "integer" && Number.isInteger(value));
-}
-
-function countOf(schema: SchemaObject, least: string, most: string, pointer: string): { min: number; max: number } {
-  const count = (keyword: string, otherwise: number) => {
-    const value = schema[keyword] ?? otherwise;
-    if (value === otherwise || (Number.isSafeInteger(value) && (value as number) >= 0)) return value as number;
-    return refuse(`${pointer}/${keyword}`, `it must be a count, got ${JSON.stringify(value)}`);
-  };
-  return { min: count(least, 0), max: count(most, Number.POSITIVE_INFINITY) };
-}
-
-function listOf(value: unknown, pointer: string): unknown[] {
-  return Array.isArray(value) ? value : refuse(pointer, "it must be a list");
 }
 
 /** As JSON Schema's validators read a pattern: with the flag u where it is valid so. */
@@ -430,16 +283,4 @@ function located<T>(pointer: string, body: () => T): T {
     if (DeftreeError.isInstance(error) && !error.message.startsWith("The JSON Schema")) refuse(pointer, error.message);
     throw error;
   }
-}
-
-function rememberOne<T>(make: () => T): () => T {
-  let made: { value: T } | undefined;
-  return () => {
-    made ??= { value: make() };
-    return made.value;
-  };
-}
-
-function escapePointer(name: string): string {
-  return name.replaceAll("~", "~0").replaceAll("/", "~1");
 }
