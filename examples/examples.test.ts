@@ -45,6 +45,9 @@ const expected: Record<string, RegExp[]> = {
     /would have read ([4-9]|1\d)\.\d times the bytes$/m,
   ],
   "17-resume-a-graph.ts": [/^cut off after 3\d thoughts\nresumed: \d+ more\nsolved: (true|false)$/m],
+  "18-agent-with-a-tool.ts": [
+    /^calls sort\(\{"list":"(short|long)"\}\)\nthe tool says: \[\d.*\nits tree has \d+ thoughts$/m,
+  ],
 };
 
 async function run(name: string, environment: Record<string, string> = {}): Promise<string> {

@@ -69,6 +69,18 @@ describe("a search as a tool", () => {
     expect(engine.openBranches).toBe(0);
   });
 
+  it("ends the agent's turn when it shall", async () => {
+    const model = fakeModel().respond(new AIMessage({ content: "", tool_calls: [call] }));
+    const direct = treeOfThoughtsTool({
+      ...{ name: "sort", description: "Sorts", schema: z.object({ digits: z.string() }), returnDirect: true },
+      model: new ChatDeftree({ engine: sortingEngine() }),
+      problem: ({ digits }) => digitsProblem(digits),
+    });
+    const agent = createAgent({ model, tools: [direct] });
+    const { messages } = await agent.invoke({ messages: [{ role: "user", content: "sort" }] });
+    expect(messages.at(-1)).toMatchObject({ type: "tool", content: "245679" });
+  });
+
   it("nests its thoughts below its own run in a trace", async () => {
     const collector = new RunCollectorCallbackHandler();
     await sorting().invoke(call, { callbacks: [collector] });

@@ -15,6 +15,8 @@ export interface TreeOfThoughtsToolFields<Schema extends InteropZodObject, State
   /** By default that of `treeOfThoughts`. */
   strategy?: ThoughtSearchFields<InferInteropZodOutput<Schema>, State, Answer>["strategy"];
   problem: (args: InferInteropZodOutput<Schema>) => Problem<State, Answer> | Promise<Problem<State, Answer>>;
+  /** The tool's answer ends the agent's turn. False by default. */
+  returnDirect?: boolean;
   /** What the model is told; by default the answer, as JSON if it is no string, and whether it is known to be right. */
   toText?: (result: SearchResult<State, Answer>) => string;
 }
@@ -47,7 +49,7 @@ export function treeOfThoughtsTool<Schema extends InteropZodObject, State, Answe
   Output<State, Answer>,
   SearchEvent<State, Answer>
 > {
-  const { name, description, schema, strategy, toText = answerText, ...search } = fields;
+  const { name, description, schema, strategy, returnDirect, toText = answerText, ...search } = fields;
   type Args = InferInteropZodOutput<Schema>;
   return new DynamicStructuredTool<
     Schema,
@@ -56,7 +58,7 @@ export function treeOfThoughtsTool<Schema extends InteropZodObject, State, Answe
     Output<State, Answer>,
     SearchEvent<State, Answer>
   >({
-    ...{ name, description, schema },
+    ...{ name, description, schema, returnDirect },
     responseFormat: "content_and_artifact",
     async *func(args: Args, runManager, config): AsyncGenerator<SearchEvent<State, Answer>, Output<State, Answer>> {
       const left = new AbortController();

@@ -1,6 +1,6 @@
 /**
- * LangChain's checks of a chat model on the real engine, with the embedded model, and with SmolLM2, which follows examples;
- * and on scripted answers, so that the checks of tools and structured output run where SmolLM2 is absent.
+ * LangChain's checks of a chat model on the real engine, with the embedded model, whose tool calls are forced, and with
+ * SmolLM2, which follows examples; and on scripted answers, so that every check runs where SmolLM2 is absent.
  */
 import { existsSync } from "node:fs";
 import os from "node:os";
@@ -16,8 +16,7 @@ const smolLm2 = path.join(modelsFolder, "SmolLM2-135M-Instruct.Q4_1.gguf");
 
 describe("unit checks", () => describeUnitChecks((fields) => new ChatDeftree(fields)));
 
-describe("integration checks with mini", () =>
-  onEngine("mini", { writesNoJson: "mini knows its four tasks and writes no JSON objects" }));
+describe("integration checks with mini", () => onEngine("mini", { callsAreForced: true }));
 
 if (existsSync(smolLm2)) describe("integration checks with SmolLM2-135M", () => onEngine(smolLm2, {}));
 else describe.skip(`integration checks with SmolLM2-135M (absent: ${smolLm2})`, () => it("is absent", () => {}));
