@@ -19,6 +19,7 @@ export {
 export { benchConstraint } from "./constraint.js";
 export { benchDecode, type DecodeBenchOptions, type DecodeBenchResult, type DecodeBenchRow } from "./decode.js";
 export { describeMachine, type MachineInfo } from "./machine.js";
+export { benchPruning } from "./pruning.js";
 export {
   benchSpeculation,
   type SpeculationBenchOptions,

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { addBenchAttention } from "./bench-attention.js";
 import { addBenchConstraint } from "./bench-constraint.js";
 import { addBenchDecode } from "./bench-decode.js";
+import { addBenchPruning } from "./bench-pruning.js";
 import { addBenchSearch } from "./bench-search.js";
 import { addBenchSpeculation } from "./bench-speculation.js";
 
@@ -12,6 +13,7 @@ export function addBenchCommand(program: Command): void {
   addBenchAttention(bench);
   addBenchDecode(bench);
   addBenchSearch(bench);
+  addBenchPruning(bench);
   addBenchSpeculation(bench);
   addBenchConstraint(bench);
 }
