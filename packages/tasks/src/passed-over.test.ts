@@ -38,8 +38,8 @@ describe("passedOver", () => {
 });
 
 it("tells beginnings of an intersection apart, and gives none up for it", () => {
-  const problem = setIntersectionProblem({ first: [4, 1, 7, 2], second: [7, 4, 9, 2] });
-  const [whole, short, wrong] = ["[4, 7, 2", "[4, 2,", "[4, 1,"].map((text) => problem.readPartial(text, false));
+  const problem = setIntersectionProblem({ first: [4, 1, 7, 2], second: [4, 7, 9, 2] });
+  const [whole, short, wrong] = ["[4, 7, 2", "[4, 2, ", "[4, 1,"].map((text) => problem.readPartial(text, false));
   expect([whole, short, wrong].map((state) => problem.score(state!))).toEqual([0, -1, -1]);
   expect([whole, short, wrong].map((state) => problem.hopeless!(state!))).toEqual([false, false, true]);
 });
