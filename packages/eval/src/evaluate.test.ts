@@ -86,6 +86,19 @@ describe("evaluate", () => {
     expect(failed).toHaveLength(5);
   });
 
+  it("lets a tree that ends without a right answer begin anew while its budget lasts", async () => {
+    const items = [{ item: 1, input: [2, 1, 3] }];
+    const part = { task: "sorting" as const, size: 3, items, budgets: [{ tokens: 2000 }] };
+    const methods = ["tot", "tot2", "got", "tot:continue"] as const;
+    const { samples } = await run(() => "[9, 9, 9]", { parts: [{ ...part, methods }], seeds: 1 });
+    for (const { method, generatedTokens } of samples) expect(generatedTokens, method).toBeGreaterThan(1900);
+    const right = await run(() => "[1, 2, 3]", { parts: [{ ...part, methods }], seeds: 1 });
+    for (const { method, solved, generatedTokens } of right.samples) {
+      expect({ method, solved }).toEqual({ method, solved: true });
+      expect(generatedTokens).toBeLessThan(500);
+    }
+  });
+
   it("makes no sample twice", async () => {
     using log = new EvalLog(undefined, {});
     expect((await run(() => "[]", { log })).answers).toBe(6);

@@ -1,5 +1,5 @@
 /** What is compared: the paper's methods, the tree that continues one answer, and sampling whole answers. */
-import { bestOfN, breadthFirst, selfConsistency } from "@deftree/search";
+import { bestOfN, breadthFirst, type Strategy, selfConsistency } from "@deftree/search";
 import { type Method, type MethodName, methodFor, methodNames, TASKS, type TaskName } from "@deftree/tasks";
 
 /** `:continue`: thoughts are parts of one answer, grown on in place, instead of whole answers improved by new prompts. */
@@ -27,7 +27,8 @@ const sampledWidth = 8;
 
 /**
  * The problem of an instance and the strategy that `method` is on it. Methods end at a right answer where the problem's
- * program may say so, which costs no method a right answer and saves the evaluation time. The continued tree narrows its
+ * program may say so, which costs no method a right answer and saves the evaluation time. A tree or graph that ends without
+ * one begins anew while its budget lasts, so that all methods but io and cot may use as much. The continued tree narrows its
  * levels to what a budget of tokens leaves.
  * @throws RangeError when the task has no such method.
  */
@@ -40,13 +41,32 @@ export function evalMethod(task: TaskName, instance: unknown, method: EvalMethod
       return { problem: TASKS[task].problem(instance), strategy: selfConsistency(sampled) };
     case "tot:continue":
       return continuedTree(TASKS[task].problem(instance), tree);
-    default:
-      return methodFor(task, instance, method, { stopWhenSolved: true });
+    case "io":
+    case "cot":
+      return methodFor(task, instance, method);
+    default: {
+      const { problem, strategy } = methodFor(task, instance, method, { stopWhenSolved: true });
+      return { problem, strategy: untilSpent(strategy) };
+    }
   }
+}
+
+/** Begins anew, with other random numbers, while the budget lasts and nothing is solved. */
+function untilSpent(strategy: Strategy): Strategy {
+  return {
+    ...strategy,
+    async run(run) {
+      let before: number;
+      do {
+        before = run.thoughts;
+        await strategy.run(run);
+      } while (!run.stopped && !run.solved && run.thoughts > before);
+    },
+  };
 }
 
 function continuedTree(problem: Method["problem"], { width, keep }: ContinuedTree): Method {
   const depth = 1 + Math.ceil(problem.answerMaxTokens / problem.thought.maxTokens);
   const shape = { grow: "continue", width, keep, depth, attempts: 4 * width, adaptWidth: true } as const;
-  return { problem, strategy: breadthFirst(shape) };
+  return { problem, strategy: untilSpent(breadthFirst(shape)) };
 }

@@ -39,7 +39,7 @@ export function htmlReport({ samples, sessions, unreadable = [] }: ReportOptions
 
 const notes = [
   "Intervals hold 95% of 2,000 bootstrap means over the problems; all seeds of a problem are drawn together. A method ends " +
-    "early at a right answer, except self-consistency, to which nobody tells that an answer is right.",
+    "early at a right answer, except self-consistency, to which nobody tells that an answer is right. A tree or graph that ends without one begins anew while its budget lasts.",
   "The prompt of a problem is computed once, by the first search on it, and found in the cache by the others.",
   "Equal tokens: each method may generate as many tokens for a problem. Equal time: each may take as long as " +
     "self-consistency took for the largest budget of tokens, on the same problem with the same seed.",
