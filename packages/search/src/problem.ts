@@ -40,6 +40,8 @@ export interface Problem<State, Answer> {
   /** True when `state` cannot become a correct answer any more: its branch may be dropped in mid-thought. */
   hopeless?(state: State): boolean;
   isComplete(state: State): boolean;
+  /** False where nobody can read an answer in `state`: it has no vote among answers. By default all have. */
+  isReadable?(state: State): boolean;
   isSolved(state: State): boolean;
   answer(state: State): Answer;
   /** The next parts of an answer, listed in one generation instead of sampled one by one. */

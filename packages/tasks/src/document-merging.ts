@@ -106,6 +106,7 @@ export function documentMergingProblem(
     // A merge that says things twice early on can only lose.
     hopeless: ({ merged, complete }) => !complete && merged !== undefined && repeated(set.facts, merged) > 2,
     isComplete: (state) => state.complete,
+    isReadable: ({ merged }) => merged !== undefined,
     isSolved: (state) => state.complete && score(set.facts, state) === 0,
     answer: ({ merged }) => merged ?? "",
     failureScore: -10,

@@ -74,6 +74,7 @@ export function fewShotProblem(item: FewShotItem, options: FewShotOptions = {}):
     score: (state) => 0 - errors(state),
     hopeless: (state) => !state.complete && state.output !== "" && beginningErrors(item.output, state.output) > 0,
     isComplete: (state) => state.complete,
+    isReadable: ({ output }) => output !== undefined,
     isSolved: (state) => state.complete && fewShotErrors(item.output, state.output) === 0,
     answer: ({ output }) => output ?? "",
     value: valueQuestion(words),

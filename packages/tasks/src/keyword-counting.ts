@@ -71,6 +71,7 @@ function problemOf(passage: Passage, options: KeywordCountingOptions): Problem<K
       0 - (complete ? keywordCountingErrors(passage.counts, counts) : partialErrors(passage.counts, counts)),
     hopeless: (state) => isHopeless(passage.counts, state),
     isComplete: (state) => state.complete,
+    isReadable: ({ counts }) => counts !== undefined,
     isSolved: ({ counts, complete }) => complete && keywordCountingErrors(passage.counts, counts) === 0,
     answer: ({ counts }) => counts ?? {},
     split: (parts) => {

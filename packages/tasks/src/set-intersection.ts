@@ -101,6 +101,7 @@ export function setIntersectionProblem(
     score: (state) => 0 - errors(state),
     hopeless: (state) => isHopeless(wanted, state),
     isComplete: (state) => state.complete,
+    isReadable: ({ numbers }) => numbers !== undefined,
     isSolved: (state) => state.complete && setIntersectionErrors(wanted, state.numbers) === 0,
     answer: (state) => state.numbers ?? [],
     split: (parts) => {

@@ -74,6 +74,7 @@ export function sortingProblem(
     score: (state) => 0 - (state.complete ? sortingErrors(input, state.numbers) : prefixErrors(input, state.numbers)),
     hopeless: ({ numbers, complete }) => !complete && numbers?.length !== 0 && prefixErrors(input, numbers) > 0,
     isComplete: (state) => state.complete,
+    isReadable: ({ numbers }) => numbers !== undefined,
     isSolved: (state) => state.complete && isSortedCopy(input, state.numbers),
     answer: (state) => state.numbers ?? [],
     split: (parts) => {

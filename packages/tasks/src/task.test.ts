@@ -59,6 +59,7 @@ describe.each(tasks.map((task) => [task.name, task] as const))("%s", (name, task
       expect(answerErrors(task, instance, problem, nonsense)).toBe(-problem.failureScore!);
       expect(problem.isSolved(nonsense)).toBe(false);
       expect(problem.score(nonsense)).toBe(problem.failureScore);
+      expect([state, nonsense].map((said) => problem.isReadable!(said))).toEqual([true, false]);
     }
   });
 

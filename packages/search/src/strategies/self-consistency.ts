@@ -1,6 +1,7 @@
 /**
  * Self-consistency (Wang et al. 2023, arXiv 2203.11171): whole answers from one prompt, side by side; the one given most
- * often wins, and neither the problem's scorer nor a model is asked. A thought's score is the number of answers that agree with it.
+ * often wins, and neither the problem's scorer nor a model is asked. A thought's score is the number of answers that agree with it;
+ * that of an answer that cannot be read is 0, however many there are.
  */
 import { prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
@@ -37,9 +38,10 @@ export function selfConsistency(options: SelfConsistencyOptions): Strategy {
       }
       const stateKey = stateKeyOf(problem);
       const votes = new Map<string, number>();
-      for (const { state } of answers) votes.set(stateKey(state), (votes.get(stateKey(state)) ?? 0) + 1);
+      for (const { state } of answers.filter((answer) => problem.isReadable?.(answer.state) ?? true))
+        votes.set(stateKey(state), (votes.get(stateKey(state)) ?? 0) + 1);
       for (const answer of answers) {
-        answer.score = votes.get(stateKey(answer.state))!;
+        answer.score = votes.get(stateKey(answer.state)) ?? 0;
         run.emit({ type: "thought:scored", thought: answer.id, score: answer.score });
         run.consider(answer);
         run.release(answer.branch);

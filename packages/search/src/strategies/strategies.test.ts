@@ -27,6 +27,20 @@ describe("selfConsistency", () => {
   });
 });
 
+it("gives answers that cannot be read no vote, however many there are", async () => {
+  const readable = digitsProblem(input);
+  const broken = readable.readAnswer("");
+  const readAnswer = (text: string) => {
+    const state = readable.readAnswer(text);
+    return readable.isSolved(state) ? state : broken;
+  };
+  const problem = { ...readable, readAnswer, isReadable: (state: Digits) => state !== broken };
+  const result = await search(problem, selfConsistency({ n: 15 }), new ScriptedModel({ errorRate: 0.1 }));
+  const unread = result.tree.thoughts.slice(1).filter(({ score }) => score === 0);
+  expect(unread.length).toBeGreaterThan(7);
+  expect(result).toMatchObject({ solved: true, score: 15 - unread.length });
+});
+
 describe("depthFirst", () => {
   it("follows the best first and comes back when it leads nowhere", async () => {
     // Nothing is called hopeless, so a wrong beginning is found out only at its end.
