@@ -24,12 +24,23 @@ void add_tiles_of_least_reread(PlanBuilder& builder) {
 
 int64_t piece_cost(const PlanScratch::Piece& piece) { return piece.len * piece.token_cost; }
 
+// In preorder queries that share a token with any other share one with a neighbour.
+bool shares_nothing(const PlanBuilder& builder) {
+  for (int32_t q = 1; q < builder.tree().num_queries(); ++q) {
+    if (builder.shared_len(q) > 0) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 // Section 3.3, Algorithms 3 and 4: the nodes depth-first as one run of tokens, cut evenly wherever the cuts fall. The
 // paper's chunks hold equally many tokens, which balances a GPU that pads query groups to one tile anyway; here they
-// are even in cost, because a token of a prefix that many queries share costs more than one of a leaf.
+// are even in cost, because a token of a prefix that many queries share costs more than one of a leaf. Where nothing is
+// shared a chunk that crosses from one query to the next saves no read, and costs a mask and states that plain split-KV
+// does without.
 void plan_deft_flatten(PlanBuilder& builder) {
+  if (shares_nothing(builder)) return plan_radix(builder);
   add_tiles_of_least_reread(builder);
   const int64_t target = builder.target_cost();
   int64_t owed = 0;  // what rounding left of earlier tiles, so that all tiles together make the wanted number of items

@@ -207,6 +207,21 @@ TEST(flatten_balances_where_nodes_do_not) {
   CHECK(plan_of(tree, Policy::kDeftNodeChunk, device).counters.num_items > 21);
 }
 
+TEST(flatten_is_split_kv_where_nothing_is_shared) {
+  const PlanDevice device{264, 64, 128, 4};
+  const auto items_of = [&](const TreeSnapshot& tree, Policy policy) {
+    const Plan plan = plan_of(tree, policy, device);
+    std::vector<std::vector<int32_t>> items;
+    for (const WorkItem& item : plan.items)
+      items.push_back({item.span_begin, item.span_end, item.query_begin, item.query_end, item.mask_begin});
+    return items;
+  };
+  const TreeSnapshot alone = level_tree({5, 5}, {0, 700}).snapshot(16);
+  CHECK(items_of(alone, Policy::kDeftFlatten) == items_of(alone, Policy::kFlashDecoding));
+  const TreeSnapshot shared = level_tree({1, 5}, {700, 700}).snapshot(16);
+  CHECK(items_of(shared, Policy::kDeftFlatten) != items_of(shared, Policy::kFlashDecoding));
+}
+
 TEST(medusa_is_one_item_under_a_dense_mask) {
   const TreeSnapshot tree = draft_tree(100, 20, 2).snapshot(16);
   const Plan plan = plan_of(tree, Policy::kMedusa);
