@@ -1,5 +1,5 @@
-// The work items of a bin on compute capability 9.0: one warp copies tiles of K and V into a ring in
-// shared memory, two warpgroups compute, and neither waits for the other but through the barriers of the ring.
+// The work items of a bin on compute capability 9.0: one warp copies tiles of K and V into a ring in shared memory
+// (tile_ring.cuh), two warpgroups compute, and neither waits for the other but through the barriers of the ring.
 //
 // Rows are query heads packed query-major (row r: query r / group_size of the group); a warpgroup holds 64 of them. An
 // item with more gives each warpgroup its part of the rows and all tiles. An item with no more gives both warpgroups
@@ -11,123 +11,12 @@
 #pragma once
 
 #include "attention/cuda/launch.cuh"
-#include "attention/cuda/params_cuda.h"
+#include "attention/cuda/tile_ring.cuh"
 #include "cuda/launch.cuh"
 
 namespace deftree::attention {
 
-inline constexpr int kWgmmaParts = 2;
-inline constexpr int kWgmmaConsumers = kWgmmaParts * 128;
-inline constexpr int kWgmmaThreads = kWgmmaConsumers + 128;  // a third warpgroup, of which one warp copies
-inline constexpr int kWgmmaMaxRows = kWgmmaParts * kPartRows;
-
-// What a warpgroup must know of a tile in the ring.
-struct TileNote {
-  uint64_t valid;  // as KvTile::valid
-  int32_t masked;  // whether `masks` holds the tile's mask words
-  int32_t flags;   // as KvTile::flags
-};
-
-template <int kHeadDim>
-struct WgmmaShared {
-  static constexpr int kStages = kHeadDim == 128 ? 5 : 8;
-
-  char tiles[kStages][2][kTileLen * kHeadDim * 2];  // K and V, each [head_dim / 64, 64 rows, 128 bytes]
-  float4 state[kHeadDim / 8 + 1][128];              // of the second warpgroup, as its threads hold it
-  uint64_t masks[kStages][kWgmmaMaxRows];
-  TileNote notes[kStages];
-  uint64_t full[kStages], empty[kStages];  // barriers: a tile has arrived; all have done with it
-  uint64_t state_full, state_free;
-};
-
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
-// Calls body(item) for the items of the bin; the next item's record is asked for before.
-template <class Body>
-__device__ __forceinline__ void for_each_item(const PlanView& plan, const PackedBin& bin, Body body) {
-  PackedItem item = bin.first;
-  for (int i = bin.next_begin; item.num_tiles > 0; ++i) {
-    PackedItem next{};
-    if (i < bin.next_end) next = plan.items()[i];
-    body(item);
-    item = next;
-  }
-}
-
-// The warp that fills the ring. Tiles that no kernel of this step writes are on their way before the kernels in front
-// have ended.
-template <int kHeadDim>
-class TileCopier {
-  using Shared = WgmmaShared<kHeadDim>;
-  static constexpr int kHalves = kHeadDim / 64;
-
- public:
-  __device__ TileCopier(const Launch& launch, const PlanView& plan, Shared& shared)
-      : launch_(launch), plan_(plan), shared_(shared), lane_(threadIdx.x % 32) {}
-
-  __device__ void run(const PackedBin& bin) {
-    for_each_item(plan_, bin, [&](const PackedItem& item) {
-      KvTile tiles;  // lane l: tile l of the next 32
-      for (int t = 0; t < item.num_tiles; ++t) {
-        if (t % 32 == 0 && t + lane_ < item.num_tiles) tiles = plan_.tiles()[item.tile_begin + t + lane_];
-        copy(broadcast(tiles, t % 32), item);
-      }
-    });
-  }
-
- private:
-  __device__ static KvTile broadcast(const KvTile& tile, int lane) {
-    auto from = [&](int32_t value) { return __shfl_sync(0xffffffffu, value, lane); };
-    KvTile all;
-#pragma unroll
-    for (int p = 0; p < kTilePages; ++p) all.page[p] = from(tile.page[p]);
-    all.valid = __shfl_sync(0xffffffffu, static_cast<unsigned long long>(tile.valid), lane);
-    all.mask_begin = from(tile.mask_begin);
-    all.flags = from(tile.flags);
-    return all;
-  }
-
-  __device__ void copy(const KvTile& tile, const PackedItem& item) {
-    if (!waited_ && (tile.flags & kTileFresh)) {
-      cuda::wait_for_previous();
-      waited_ = true;
-    }
-    cuda::wait_barrier(shared_.empty + stage_, phase_ ^ 1);  // passes at once in the ring's first round
-    uint64_t* full = shared_.full + stage_;
-    const uint32_t mask_bytes = tile.mask_begin < 0 ? 0 : (item.num_queries + 1) / 2 * 16;
-    if (lane_ == 0) {
-      shared_.notes[stage_] = {tile.valid, tile.mask_begin >= 0, tile.flags};
-      int num_pages = 0;
-#pragma unroll
-      for (int p = 0; p < kTilePages; ++p) num_pages += tile.page[p] >= 0;
-      cuda::expect_bytes(full, num_pages * 2 * kHalves * 2048 + mask_bytes);
-      if (mask_bytes > 0)
-        cuda::bulk_copy(cuda::shared_address(shared_.masks[stage_]), plan_.mask_words() + tile.mask_begin, mask_bytes,
-                        full);
-    }
-    __syncwarp();
-    // Lanes 0 .. 4 * 2 * kHalves - 1 copy the 2048 consecutive bytes of a half of a page.
-    const int p = lane_ % 4, half = lane_ / 4 % kHalves, is_v = lane_ / 4 / kHalves;
-    const int page = p == 0 ? tile.page[0] : p == 1 ? tile.page[1] : p == 2 ? tile.page[2] : tile.page[3];
-    if (is_v < 2 && page >= 0) {
-      const int64_t block = (static_cast<int64_t>(page) * launch_.num_kv_heads + item.kv_head) * kHalves + half;
-      cuda::bulk_copy(cuda::shared_address(shared_.tiles[stage_][is_v]) + half * (kTileLen * 128) + p * 2048,
-                      (is_v ? launch_.v : launch_.k) + block * (kCudaPageSize * 64), 2048, full);
-    }
-    if (++stage_ == Shared::kStages) {
-      stage_ = 0;
-      phase_ ^= 1;
-    }
-  }
-
-  const Launch& launch_;
-  const PlanView& plan_;
-  Shared& shared_;
-  const int lane_;
-  int stage_ = 0;
-  uint32_t phase_ = 0;
-  bool waited_ = false;
-};
 
 // One of the two warpgroups that compute.
 template <int kHeadDim>
@@ -170,6 +59,7 @@ class WgmmaPart {
     uint32_t p[4][4] = {};
     while (next_tile(item)) {
       take_turn();
+      clear_unread_rows();
       multiply_q(s);
       pass_turn();
       cuda::wgmma_wait<0>();
@@ -177,9 +67,10 @@ class WgmmaPart {
       soften(s);
       rescale();
       round_weights(s, p);
-      int before = stage_;
+      Held before = held_;
       while (following_tile(item)) {
         take_turn();
+        clear_unread_rows();
         multiply_both(s, before, p);
         pass_turn();
         cuda::wgmma_wait<0>();
@@ -189,7 +80,7 @@ class WgmmaPart {
         soften(s);
         rescale();
         round_weights(s, p);
-        before = stage_;
+        before = held_;
       }
       multiply_v(before, p);
       cuda::wgmma_wait<0>();
@@ -200,6 +91,12 @@ class WgmmaPart {
   }
 
  private:
+  // A tile in the ring.
+  struct Held {
+    int stage = 0;
+    bool is_plain = true;  // each of the part's rows sees all 64 tokens
+  };
+
   __device__ void begin(const PackedItem& item) {
     const int warp_row = thread_ / 32 * 16;
     has_rows_ = warp_row < num_queries_ * launch_.group_size;
@@ -269,7 +166,7 @@ class WgmmaPart {
       tile_ += step_;
       take_turn();
       pass_turn();
-      release((first_ + tile_) % Shared::kStages);
+      release({static_cast<int>((first_ + tile_) % Shared::kStages)});
     }
     return false;
   }
@@ -281,19 +178,26 @@ class WgmmaPart {
     const uint32_t position = first_ + tile_ + step_;
     const int stage = position % Shared::kStages;
     cuda::wait_barrier(shared_.full + stage, position / Shared::kStages % 2);
-    if (!((shared_.notes[stage].flags >> index_) & 1)) return false;
+    bool seen = false, is_plain = false;
+    if (lane_ == 0) {
+      const TileNote note = shared_.notes[stage];
+      seen = (note.flags >> index_) & 1;
+      is_plain = note.valid == ~uint64_t{0} && note.mask_begin < 0;
+    }
+    if (!__any_sync(0xffffffffu, seen)) return false;
+    held_ = {stage, __any_sync(0xffffffffu, is_plain) != 0};
     tile_ += step_;
-    stage_ = stage;
-    const uint64_t valid = shared_.notes[stage].valid;
-    if (valid != ~uint64_t{0}) clear_unread_rows(valid);
     return true;
   }
 
-  // Slots that are no tokens of the chunk may hold anything, NaN too, and 0 * NaN is NaN. Where both parts read the
-  // tile both write the same zeros.
-  __device__ void clear_unread_rows(uint64_t valid) {
+  // Slots that are no tokens of the chunk may hold anything, NaN too, and 0 * NaN is NaN. Parts that both read the tile
+  // clear it both, each in its turn.
+  __device__ void clear_unread_rows() {
+    if (held_.is_plain) return;
+    const uint64_t valid = shared_.notes[held_.stage].valid;
+    if (valid == ~uint64_t{0}) return;
     constexpr int kPieces = kHeadDim / 8;
-    char* v = shared_.tiles[stage_][1];
+    char* v = shared_.tiles[held_.stage][1];
     for (int i = thread_; i < kTileLen * kPieces; i += 128) {
       const int row = i / kPieces, piece = i % kPieces;
       if ((valid >> row) & 1) continue;
@@ -303,9 +207,13 @@ class WgmmaPart {
     cuda::sync_threads(kPartBarrier + index_, 128);
   }
 
-  __device__ void release(int stage) {
+  // The copying warp may overwrite the tile. Of a tile that is not plain every lane has read or written something, and
+  // says for itself that it is done.
+  __device__ void release(const Held& tile) {
     __syncwarp();
-    if (lane_ == 0) cuda::arrive(shared_.empty + stage, by_rows_ ? 1 : kWgmmaParts);
+    const int parts = by_rows_ ? 1 : kWgmmaParts;
+    if (!tile.is_plain) cuda::arrive(shared_.empty + tile.stage, parts);
+    else if (lane_ == 0) cuda::arrive(shared_.empty + tile.stage, 32 * parts);
   }
 
   // Every tile of both warpgroups is a turn of each, the first one's before the second's.
@@ -335,7 +243,7 @@ class WgmmaPart {
 
   // s = Q K^T of the tile at hand
   __device__ void multiply_q(float (&s)[8][4]) {
-    const uint64_t k = k_matrix(stage_);
+    const uint64_t k = k_matrix(held_.stage);
     cuda::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kHeadDim / 16; ++step) step_q(s, k, step);
@@ -343,8 +251,8 @@ class WgmmaPart {
   }
 
   // O += P V
-  __device__ void multiply_v(int stage, const uint32_t (&p)[4][4]) {
-    const uint64_t v = v_matrix(stage);
+  __device__ void multiply_v(const Held& tile, const uint32_t (&p)[4][4]) {
+    const uint64_t v = v_matrix(tile.stage);
     cuda::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) step_v(v, p, step);
@@ -353,9 +261,9 @@ class WgmmaPart {
 
   // s = Q K^T of the tile at hand and O += P V of the one before, step by step in turn: a product of 64 columns that
   // adds to the result of the one just before waits for that, one that adds to another does not.
-  __device__ void multiply_both(float (&s)[8][4], int before, const uint32_t (&p)[4][4]) {
+  __device__ void multiply_both(float (&s)[8][4], const Held& before, const uint32_t (&p)[4][4]) {
     constexpr int kSteps = kHeadDim / 16;
-    const uint64_t k = k_matrix(stage_), v = v_matrix(before);
+    const uint64_t k = k_matrix(held_.stage), v = v_matrix(before.stage);
     cuda::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -372,17 +280,25 @@ class WgmmaPart {
   __device__ void soften(float (&s)[8][4]) {
     rescale_ = false;
     if (!has_rows_) return;
-    const TileNote note = shared_.notes[stage_];
-    if (note.masked || note.valid != ~uint64_t{0}) hide(note, s);
+    if (!held_.is_plain) hide(s);
+    float of_columns[2][2];  // largest of a row's even and of its odd columns
+#pragma unroll
+    for (int j = 0; j < 4; ++j) of_columns[j / 2][j % 2] = s[0][j];
+#pragma unroll
+    for (int n = 1; n < 8; ++n) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) of_columns[j / 2][j % 2] = fmaxf(of_columns[j / 2][j % 2], s[n][j]);
+    }
     float max[2];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      max[i] = s[0][2 * i];
+    for (int i = 0; i < 2; ++i) max[i] = fmaxf(of_columns[i][0], of_columns[i][1]);
 #pragma unroll
-      for (int n = 0; n < 8; ++n) max[i] = fmaxf(max[i], fmaxf(s[n][2 * i], s[n][2 * i + 1]));
-      max[i] = fmaxf(max[i], __shfl_xor_sync(0xffffffffu, max[i], 1));
-      max[i] = fmaxf(max[i], __shfl_xor_sync(0xffffffffu, max[i], 2)) * launch_.scale_log2;
+    for (int lanes = 1; lanes <= 2; lanes *= 2) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) max[i] = fmaxf(max[i], __shfl_xor_sync(0xffffffffu, max[i], lanes));
     }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) max[i] *= launch_.scale_log2;
     rescale_ = __any_sync(0xffffffffu, max[0] > reference_[0] + kMaxGrowth || max[1] > reference_[1] + kMaxGrowth);
     if (rescale_) {
 #pragma unroll
@@ -419,20 +335,24 @@ class WgmmaPart {
     }
   }
 
-  __device__ void hide(const TileNote& note, float (&s)[8][4]) const {
+  // Scores of what a row does not see become -inf.
+  __device__ void hide(float (&s)[8][4]) const {
+    const TileNote note = shared_.notes[held_.stage];
     uint64_t seen[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i)
-      seen[i] = note.masked && in_group_[i] >= 0 ? shared_.masks[stage_][in_group_[i]] : note.valid;
+      seen[i] = note.mask_begin >= 0 && in_group_[i] >= 0 ? shared_.masks[held_.stage][in_group_[i]] : note.valid;
     if (!__any_sync(0xffffffffu, (seen[0] & seen[1]) != ~uint64_t{0})) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint64_t bits = seen[i] >> (lane_ % 4 * 2);
+      const uint32_t words[2] = {static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)};
 #pragma unroll
       for (int n = 0; n < 8; ++n) {
-        const uint32_t part = static_cast<uint32_t>(bits >> (n * 8));
-        if (!(part & 1)) s[n][2 * i] = -INFINITY;
-        if (!(part & 2)) s[n][2 * i + 1] = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          if ((words[n / 4] & (1u << (n % 4 * 8 + j))) == 0) s[n][2 * i + j] = -INFINITY;
+        }
       }
     }
   }
@@ -462,6 +382,7 @@ class WgmmaPart {
     write_rows(item);
   }
 
+  // Hands the state of the second warpgroup to the first.
   __device__ void give_state() {
     if (num_states_ > 0) cuda::wait_barrier(&shared_.state_free, (num_states_ - 1) % 2);
     ++num_states_;
@@ -522,7 +443,7 @@ class WgmmaPart {
   bool by_rows_ = false;     // the parts share the tiles and have rows of their own, not the other way round
   bool has_rows_ = false;    // this warp's 16 rows hold any
   int tile_ = 0, step_ = 1;  // tile at hand, and how far the next is
-  int stage_ = 0;            // where the ring holds it
+  Held held_;                // the tile at hand
   int query_begin_ = 0, num_queries_ = 0;  // of this part, in the group
   int in_group_[2], query_[2], head_[2];   // of this thread's two rows; in_group -1: padding
   uint32_t q_[kHeadDim / 16][4];
@@ -544,7 +465,7 @@ __global__ __launch_bounds__(kWgmmaThreads, 1) void tree_attention_wgmma_kernel(
   const PlanView plan(launch.plan);
   if (threadIdx.x < WgmmaShared<kHeadDim>::kStages) {
     cuda::init_barrier(shared.full + threadIdx.x, 1);
-    cuda::init_barrier(shared.empty + threadIdx.x, kConsumerWarps);
+    cuda::init_barrier(shared.empty + threadIdx.x, kWgmmaConsumers);
   }
   if (threadIdx.x == 0) {
     cuda::init_barrier(&shared.state_full, 128);

@@ -282,6 +282,7 @@ TEST(refuses_what_it_has_no_kernel_for) {
   CHECK_ERROR(device_plan.upload(plan, nullptr), ErrorCode::kBadArgument);
   PlanDevice wide = cuda_plan_device(gpu);
   wide.max_group_rows = 1024;
+  wide.wide_tokens = 0;
   make_plan(star_tree(100, 64, 20).snapshot(16), Policy::kDeftFlatten, shape, wide, plan);
   DevicePlan narrow(shape, gpu);
   CHECK_ERROR(narrow.upload(plan, nullptr), ErrorCode::kBadArgument);

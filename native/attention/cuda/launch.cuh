@@ -93,8 +93,8 @@ __device__ __forceinline__ void write_row(const Launch& launch, const PackedItem
 // block's first num_threads call run() once they have computed the block's items. They wait for blocks that are
 // computing, never for one that waits, so all come to an end as long as all are on the GPU.
 //
-// A thread takes 16 bytes of a row (one query head of a query), asks for kBatch states at once, and asks for the first
-// of its next row before it computes this one.
+// A thread takes 16 bytes of a row (one query head of a query), and its rows' states kBatch at a time: it asks for a
+// batch before it adds the one before.
 template <int kHeadDim>
 class Merger {
   static constexpr int kRowThreads = kHeadDim / 8, kBatch = PackedMerge::kFirstSlots;
@@ -104,9 +104,14 @@ class Merger {
     int head;
   };
   struct Batch {
+    int count;
     int at[kBatch];  // state and query head
     uint32_t lse[kBatch];
     uint4 part[kBatch];
+  };
+  struct Sum {
+    float o[8] = {};
+    float weight = 0, max = -INFINITY;
   };
 
  public:
@@ -127,17 +132,29 @@ class Merger {
     Row row = read_row(r), next_row{};
     if (has_row(r + stride_)) next_row = read_row(r + stride_);
     Batch batch, next_batch;
+    next_batch.count = 0;
     load(row, 0, batch);
-    for (;; r += stride_) {
-      const bool more = has_row(r + stride_);
-      if (more) load(next_row, 0, next_batch);
+    Sum sum;
+    for (int begin = 0;;) {
+      const bool ends_row = begin + kBatch >= row.merge.num_slots;
+      const bool ends = ends_row && !has_row(r + stride_);
       Row row_after{};
-      if (has_row(r + 2 * stride_)) row_after = read_row(r + 2 * stride_);
-      merge_row(row, batch);
-      if (!more) return;
+      if (ends_row && has_row(r + 2 * stride_)) row_after = read_row(r + 2 * stride_);
+      if (!ends_row) load(row, begin + kBatch, next_batch);
+      else if (!ends) load(next_row, 0, next_batch);
+      else next_batch.count = 0;
+      wait_until_written(batch, next_batch);
+      add(batch, sum);
+      batch = next_batch;
+      begin += kBatch;
+      if (!ends_row) continue;
+      write(row, sum);
+      if (ends) return;
+      r += stride_;
       row = next_row;
       next_row = row_after;
-      batch = next_batch;
+      sum = {};
+      begin = 0;
     }
   }
 
@@ -164,9 +181,10 @@ class Merger {
 
   // States [begin, begin + kBatch) of the row, written or not.
   __device__ void load(const Row& row, int begin, Batch& batch) const {
+    batch.count = min(kBatch, row.merge.num_slots - begin);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      if (begin + i >= row.merge.num_slots) break;
+      if (i >= batch.count) break;
       const int slot =
           begin == 0 ? row.merge.first_slots[i] : __ldg(plan_.merge_slots() + row.merge.slot_begin + begin + i);
       batch.at[i] = slot * launch_.num_qo_heads + row.head;
@@ -175,47 +193,69 @@ class Merger {
     }
   }
 
-  __device__ void merge_row(const Row& row, Batch& batch) const {
-    float o[8] = {};
-    float sum = 0, max = -INFINITY;
-    for (int begin = 0; begin < row.merge.num_slots; begin += kBatch) {
-      if (begin > 0) load(row, begin, batch);
-      const int count = min(kBatch, row.merge.num_slots - begin);
-      float new_max = max;
+  // Asks again for what was not written, for all of both batches at once: one trip through L2 after the other would
+  // take longer than the states themselves. While any LSE is missing it asks for nothing else, and leaves L2 to those
+  // who compute.
+  __device__ void wait_until_written(Batch& batch, Batch& next_batch) const {
+    while (ask_again_for_lse(batch) | ask_again_for_lse(next_batch)) {}
+    while (ask_again_for_part(batch) | ask_again_for_part(next_batch)) {}
+  }
+  __device__ bool ask_again_for_lse(Batch& batch) const {
+    bool missing = false;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (i >= count) break;
-        while (!is_written(batch.lse[i])) load_lse(batch, i);
-        new_max = fmaxf(new_max, __uint_as_float(batch.lse[i]));
-      }
-      const float old_weight = cuda::exp2_approx(max - new_max);
-      max = new_max;
-      sum *= old_weight;
+    for (int i = 0; i < kBatch; ++i) {
+      if (i >= batch.count || is_written(batch.lse[i])) continue;
+      load_lse(batch, i);
+      missing = true;
+    }
+    return missing;
+  }
+  __device__ bool ask_again_for_part(Batch& batch) const {
+    bool missing = false;
 #pragma unroll
-      for (float& x : o) x *= old_weight;
+    for (int i = 0; i < kBatch; ++i) {
+      if (i >= batch.count || is_written(batch.part[i])) continue;
+      load_part(batch, i);
+      missing = true;
+    }
+    return missing;
+  }
+
+  __device__ void add(const Batch& batch, Sum& sum) const {
+    float max = sum.max;
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        if (i >= count) break;
-        while (!is_written(batch.part[i])) load_part(batch, i);
-        const float weight = cuda::exp2_approx(__uint_as_float(batch.lse[i]) - max);
-        sum += weight;
-        const uint32_t words[4] = {batch.part[i].x, batch.part[i].y, batch.part[i].z, batch.part[i].w};
+    for (int i = 0; i < kBatch; ++i) {
+      if (i < batch.count) max = fmaxf(max, __uint_as_float(batch.lse[i]));
+    }
+    const float old_weight = sum.max == -INFINITY ? 0 : cuda::exp2_approx(sum.max - max);
+    sum.max = max;
+    sum.weight *= old_weight;
 #pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&words[w]));
-          o[2 * w] += weight * values.x;
-          o[2 * w + 1] += weight * values.y;
-        }
+    for (float& x : sum.o) x *= old_weight;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (i >= batch.count) break;
+      const float weight = cuda::exp2_approx(__uint_as_float(batch.lse[i]) - max);
+      sum.weight += weight;
+      const uint32_t words[4] = {batch.part[i].x, batch.part[i].y, batch.part[i].z, batch.part[i].w};
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&words[w]));
+        sum.o[2 * w] += weight * values.x;
+        sum.o[2 * w + 1] += weight * values.y;
       }
     }
-    const float scale = sum > 0 ? 1 / sum : 0;
+  }
+
+  __device__ void write(const Row& row, const Sum& sum) const {
+    const float scale = sum.weight > 0 ? 1 / sum.weight : 0;
     const int piece = threadIdx.x % kRowThreads;
     const int64_t out_row = static_cast<int64_t>(row.merge.query) * launch_.num_qo_heads + row.head;
     __nv_bfloat16* out = launch_.out + out_row * kHeadDim;
 #pragma unroll
     for (int w = 0; w < 4; ++w)
       *reinterpret_cast<uint32_t*>(out + partial_dim(piece * 4 + w)) =
-          cuda::pack_bf16(o[2 * w] * scale, o[2 * w + 1] * scale);
+          cuda::pack_bf16(sum.o[2 * w] * scale, sum.o[2 * w + 1] * scale);
   }
 
   const Launch& launch_;
