@@ -57,7 +57,8 @@ async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undef
   // A signal of its own: many calls may share the caller's, and Node warns of an eleventh listener.
   const own = AbortSignal.any([signal]);
   const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(own.reason);
+    // Naming the caller's signal keeps it: Node forgets a timeout that nobody but a signal made of it refers to.
+    onAbort = () => reject(signal.reason);
     own.addEventListener("abort", onAbort, { once: true });
   });
   try {
