@@ -36,17 +36,17 @@ export interface EvaluateOptions {
   onFail?(failed: EvalCase, error: string): void;
 }
 
-/** So many searches one after the other that fail, and the model is beyond help. */
-const mostFailures = 5;
+/** So many problems one after the other on which every search fails, and the model is beyond help. */
+const mostFailedItems = 3;
 
 /**
  * Runs what the log does not have yet, item by item, so that what there is at any moment is fair to all methods. Ends early,
  * without an error, when `signal` aborts. A search that fails is logged and left out.
- * @throws what the fifth search in a row failed with.
+ * @throws what a search failed with when all did on the third problem in a row.
  */
 export async function evaluate(options: EvaluateOptions): Promise<void> {
   const { log, signal } = options;
-  let failures = 0;
+  const failed = new Set<string>();
   for (const { part, item, wanted } of casesOf(options)) {
     if (signal?.aborted) return;
     log.checkItem(groupName(part), item.item, item.input);
@@ -58,12 +58,13 @@ export async function evaluate(options: EvaluateOptions): Promise<void> {
       if (sample === undefined) return;
       log.add(sample);
       options.onSample?.(sample);
-      failures = 0;
+      failed.clear();
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       log.fail(wanted, message);
       options.onFail?.(wanted, message);
-      if (++failures === mostFailures) throw error;
+      failed.add(`${groupName(part)} ${item.item}`);
+      if (failed.size === mostFailedItems) throw error;
     }
   }
 }

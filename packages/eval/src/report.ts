@@ -28,7 +28,7 @@ export function htmlReport({ samples, sessions, unreadable = [] }: ReportOptions
   const leftOut = unreadable.map(({ item, row, error }) => `<li>row ${row ?? item}: ${htmlEscape(error)}</li>`);
   const body = [
     "<h1>Search methods at equal tokens and in equal time</h1>",
-    `<p>${sessions.map(sessionText).map(htmlEscape).join("<br>")}</p>`,
+    `<p>${sessionTexts(sessions).map(htmlEscape).join("<br>")}</p>`,
     samples.length === 0 ? "<p>Nothing was run to its end.</p>" : "",
     leftOut.length === 0 ? "" : `<p>Rows that cannot be read are left out:</p><ul>${leftOut.join("")}</ul>`,
     ...groups,
@@ -38,8 +38,9 @@ export function htmlReport({ samples, sessions, unreadable = [] }: ReportOptions
 }
 
 const notes = [
-  "Intervals hold 95% of 2,000 bootstrap means over the problems; all seeds of a problem are drawn together. A method ends " +
-    "early at a right answer, except self-consistency, to which nobody tells that an answer is right. A tree or graph that ends without one begins anew while its budget lasts.",
+  "Intervals hold 95% of 2,000 bootstrap means over the problems; all seeds of a problem are drawn together.",
+  "A method ends early at a right answer, except self-consistency, to which nobody tells that an answer is right. A tree or " +
+    "graph that ends without one begins anew while its budget lasts; io and cot are one answer.",
   "The prompt of a problem is computed once, by the first search on it, and found in the cache by the others.",
   "Equal tokens: each method may generate as many tokens for a problem. Equal time: each may take as long as " +
     "self-consistency took for the largest budget of tokens, on the same problem with the same seed.",
@@ -117,11 +118,15 @@ function figureHtml(group: string, { title, chart, caption }: Figure, run: strin
 function whatWasRun(name: string, samples: readonly EvalSample[], sessions: readonly EvalSession[]): string {
   const items = new Set(samples.map(({ item }) => item)).size;
   const seeds = new Set(samples.map(({ seed }) => seed)).size;
-  return `${name}: ${items} problems, ${seeds} seeds. ${sessions.map(sessionText).join(" ")}`;
+  return `${name}: ${items} problems, ${seeds} seeds. ${sessionTexts(sessions).join(" ")}`;
 }
 
-function sessionText({ model, device, machine, date, command }: EvalSession): string {
-  return `Model ${model} on ${device}; ${machine}; ${date}; ${command}.`;
+/** An evaluation that went on by the same command on the same day says so once. */
+function sessionTexts(sessions: readonly EvalSession[]): string[] {
+  const texts = sessions.map(
+    ({ model, device, machine, date, command }) => `Model ${model} on ${device}; ${machine}; ${date}; ${command}.`,
+  );
+  return [...new Set(texts)];
 }
 
 function table(rows: readonly EvalRow[]): string {

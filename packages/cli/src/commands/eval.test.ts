@@ -140,15 +140,17 @@ describe("deftree eval", () => {
   });
 
   it("leaves out rows that cannot be read, once in the log, and goes on", async () => {
-    const data = fileOf('{"ID": 1, "Unsorted": [2, 1], "Sorted": [1, 2]}\nnonsense\n');
+    const data = fileOf(
+      '{"ID": 1, "Unsorted": [2, 1], "Sorted": [1, 2]}\nnonsense\n{"ID": 3, "Unsorted": [], "Sorted": []}\n',
+    );
     const out = fileOf();
     const args = `sorting --data ${data} --seeds 1 --tokens 20 --seconds 0 --methods io --json --out ${out}`;
     const first = await evalCommand(args);
     const { result } = await evalCommand(args);
     expect(result.rows).toEqual(first.result.rows);
     expect(result.rows[0]).toMatchObject({ items: 1 });
-    expect(result.unreadable).toMatchObject([{ row: 2 }]);
-    expect(recordsOf(out).filter(({ type }) => type === "unreadable")).toHaveLength(1);
+    expect(result.unreadable).toMatchObject([{ row: 2 }, { row: 3 }]);
+    expect(recordsOf(out).filter(({ type }) => type === "unreadable")).toHaveLength(2);
     writeFileSync(data, '{"ID": 1, "Unsorted": [3, 1], "Sorted": [1, 3]}\n');
     await expect(evalCommand(args)).rejects.toThrow("another problem as item 1");
   });

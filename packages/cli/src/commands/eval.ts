@@ -22,7 +22,7 @@ import {
   type UnreadableItem,
 } from "@deftree/eval";
 import { ChatDeftree, EngineThoughtModel } from "@deftree/langchain";
-import { TASKS, type TaskName } from "@deftree/tasks";
+import { type AnyTask, TASKS, type TaskName } from "@deftree/tasks";
 import { Argument, type Command, InvalidArgumentError } from "commander";
 import { addModelOptions, engineOptions, integer, integers, type ModelFlags, numbers } from "../options.js";
 import { formatBytes, formatCount, Output } from "../output.js";
@@ -215,10 +215,21 @@ async function makeParts(
         ...items.flatMap(({ item, row, error }) => (error === undefined ? [] : [{ task: name, item, row, error }])),
       );
     };
-    if (data !== undefined) add(await readItems(task, data, flags.items));
+    if (data !== undefined) add((await readItems(task, data, flags.items)).map((row) => checked(task, row)));
     else for (const size of sizes ?? [defaultSize(task)]) add(generateItems(task, size, flags.items), size);
   }
   return { parts, unreadable };
+}
+
+/** A row may be read well and be no problem: a passage that names no country. */
+function checked(task: AnyTask, row: RunItem): RunItem {
+  if (row.error !== undefined) return row;
+  try {
+    task.problem(row.input);
+    return row;
+  } catch (error) {
+    return { ...row, error: (error as Error).message };
+  }
 }
 
 function methodsOf(task: TaskName, { methods }: EvalFlags): EvalMethod[] {
