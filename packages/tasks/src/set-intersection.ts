@@ -34,7 +34,7 @@ export interface SetIntersectionOptions {
   style?: "direct" | "chain-of-thought";
   /** `continue` mode: numbers in one thought, about. 8 by default. */
   numbersPerThought?: number;
-  /** Tokens a number and its separator take in the model's tokenizer: 3 for `mini` (default) and for Llama 3. */
+  /** Tokens a number and its separator take in the model's tokenizer: 3 by default, for Llama 3; 2 for `mini`. */
   tokensPerNumber?: number;
 }
 
