@@ -20,7 +20,9 @@ uint64_t mix(uint64_t hash, uint64_t value) {
 
 }  // namespace
 
-size_t Automaton::FrameHash::operator()(const Frame& frame) const {
+size_t Automaton::ItemHash::operator()(const Place& place) const { return mix(mix(1, place.pc), place.stack); }
+
+size_t Automaton::ItemHash::operator()(const Frame& frame) const {
   return mix(mix(mix(mix(frame.is_new, frame.pc), frame.min), frame.max), frame.below);
 }
 
@@ -55,28 +57,24 @@ Automaton::State* Automaton::find_next(const State& state, uint8_t byte) {
   return finish();
 }
 
-int32_t Automaton::push(Frame frame) {
-  const auto [it, is_added] = frame_numbers_.try_emplace(frame, static_cast<int32_t>(frames_.size()));
-  if (is_added) frames_.push_back(frame);
-  return it->second;
-}
+int32_t Automaton::push(const Frame& frame) { return frames_.insert(frame).first; }
 
 // Reads the frames of a place up to its end.
 int32_t Automaton::load_stack(const StateContent& content, size_t& at) {
-  std::vector<Frame> stack;
+  stack_.clear();
   while (content[at] != kEndOfPlace) {
     Frame frame{.pc = content[at++], .min = 0, .max = 0, .below = kNoFrame, .is_new = false};
     if (program_.instructions[frame.pc].op == Op::kLoop) {
       frame.min = content[at++];
       frame.max = content[at++];
     }
-    stack.push_back(frame);
+    stack_.push_back(frame);
   }
   ++at;
   int32_t below = kNoFrame;
-  for (size_t i = stack.size(); i-- > 0;) {
-    stack[i].below = below;
-    below = push(stack[i]);
+  for (size_t i = stack_.size(); i-- > 0;) {
+    stack_[i].below = below;
+    below = push(stack_[i]);
   }
   return below;
 }
@@ -87,7 +85,7 @@ void Automaton::visit(int32_t first_pc, int32_t first_stack) {
   while (!todo_.empty()) {
     const auto [pc, stack] = todo_.back();
     todo_.pop_back();
-    if (!visited_.insert(uint64_t{static_cast<uint32_t>(pc)} << 32 | static_cast<uint32_t>(stack)).second) continue;
+    if (!visited_.insert({pc, stack}).second) continue;
     const Instruction& i = program_.instructions[pc];
     switch (i.op) {
       case Op::kBytes:
@@ -145,7 +143,6 @@ void Automaton::end_loop(const Frame& frame) {
 
 void Automaton::start_over() {
   frames_.clear();
-  frame_numbers_.clear();
   visited_.clear();
   todo_.clear();
   places_.clear();
@@ -153,10 +150,11 @@ void Automaton::start_over() {
 
 // The state of the places that were visited.
 Automaton::State* Automaton::finish() {
-  std::vector<StateContent> contents;
+  size_t num_places = 0;
   for (const Place& place : places_) {
-    StateContent& content = contents.emplace_back();
-    content.push_back(place.pc);
+    if (num_places == contents_.size()) contents_.emplace_back();
+    StateContent& content = contents_[num_places];
+    content.assign(1, place.pc);
     for (int32_t stack = place.stack; stack != kNoFrame; stack = frames_[stack].below) {
       const Frame& frame = frames_[stack];
       content.push_back(frame.pc);
@@ -164,21 +162,25 @@ Automaton::State* Automaton::finish() {
       content.push_back(frame.min);
       content.push_back(frame.max);
     }
-    if (distance_of(content) >= kUnreachable) contents.pop_back();
+    if (distance_of(content) < kUnreachable) ++num_places;
   }
   start_over();
-  if (contents.empty()) return &dead_;
+  if (num_places == 0) return &dead_;
 
-  std::ranges::sort(contents);
-  contents.erase(std::unique(contents.begin(), contents.end()), contents.end());
+  const std::span<StateContent> contents = std::span(contents_).first(num_places);
+  if (num_places > 1) std::ranges::sort(contents);
   const auto same_place = [](const StateContent& a, const StateContent& b) { return a[0] == b[0]; };
-  if (std::ranges::adjacent_find(contents, same_place) != contents.end()) drop_dominated(contents);
-  StateContent all;
-  for (const StateContent& content : contents) {
-    all.insert(all.end(), content.begin(), content.end());
-    all.push_back(kEndOfPlace);
+  const bool has_variants = std::ranges::adjacent_find(contents, same_place) != contents.end();
+  is_dropped_.assign(num_places, false);
+  if (has_variants) find_dominated(contents);
+  whole_content_.clear();
+  for (size_t i = 0; i < num_places; ++i) {
+    if (is_dropped_[i]) continue;
+    whole_content_.insert(whole_content_.end(), contents[i].begin(), contents[i].end());
+    whole_content_.push_back(kEndOfPlace);
   }
-  return find(std::make_shared<const StateContent>(std::move(all)));
+  if (const auto it = by_content_.find(&whole_content_); it != by_content_.end()) return it->second;
+  return find(std::make_shared<const StateContent>(whole_content_));
 }
 
 Automaton::State* Automaton::find(std::shared_ptr<const StateContent> content) {
@@ -215,15 +217,16 @@ int32_t Automaton::distance_of(std::span<const int32_t> place) const {
   return distance;
 }
 
-// Of places that differ in counters only, one with no more runs to do and no fewer allowed stands for the other.
-void Automaton::drop_dominated(std::vector<StateContent>& places) const {
-  const auto shape_of = [&](const StateContent& place) {
-    StateContent shape;
-    for (size_t i = 0; i < place.size(); ++i) {
-      shape.push_back(place[i]);
-      if (i > 0 && program_.instructions[place[i]].op == Op::kLoop) i += 2;
+// Marks doubles, and of places that differ in counters only those for which another one stands: with no more runs to do
+// and no fewer allowed.
+void Automaton::find_dominated(std::span<const StateContent> places) {
+  const auto have_one_shape = [&](const StateContent& a, const StateContent& b) {
+    if (a.size() != b.size()) return false;
+    for (size_t i = 0; i < a.size(); ++i) {
+      if (a[i] != b[i]) return false;
+      if (i > 0 && program_.instructions[a[i]].op == Op::kLoop) i += 2;
     }
-    return shape;
+    return true;
   };
   const auto covers = [&](const StateContent& a, const StateContent& b) {
     for (size_t i = 1; i < a.size(); ++i) {
@@ -233,28 +236,20 @@ void Automaton::drop_dominated(std::vector<StateContent>& places) const {
     }
     return true;
   };
-  std::unordered_map<uint64_t, std::vector<size_t>> by_shape;
-  std::vector<StateContent> shapes;
-  std::vector<bool> is_dropped(places.size(), false);
-  for (const StateContent& place : places) shapes.push_back(shape_of(place));
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (places[i].size() == shapes[i].size()) continue;  // no counters
-    std::vector<size_t>& same = by_shape[ContentHash()(&shapes[i])];
-    for (const size_t other : same) {
-      if (is_dropped[other] || shapes[other] != shapes[i]) continue;
-      if (covers(places[other], places[i])) {
-        is_dropped[i] = true;
-        break;
+  // Equal shapes need not be neighbours, but they begin at one instruction.
+  for (size_t begin = 0, end = 0; begin < places.size(); begin = end) {
+    while (end < places.size() && places[end][0] == places[begin][0]) ++end;
+    for (size_t i = begin; i < end; ++i) {
+      for (size_t other = begin; other < i && !is_dropped_[i]; ++other) {
+        if (is_dropped_[other] || !have_one_shape(places[other], places[i])) continue;
+        if (covers(places[other], places[i])) {
+          is_dropped_[i] = true;
+        } else if (covers(places[i], places[other])) {
+          is_dropped_[other] = true;
+        }
       }
-      if (covers(places[i], places[other])) is_dropped[other] = true;
     }
-    if (!is_dropped[i]) same.push_back(i);
   }
-  size_t kept = 0;
-  for (size_t i = 0; i < places.size(); ++i) {
-    if (!is_dropped[i]) std::swap(places[kept++], places[i]);
-  }
-  places.resize(kept);
 }
 
 Automaton::State& Automaton::uncounted(State& state) {

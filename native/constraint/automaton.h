@@ -3,13 +3,14 @@
 // States are numbered by their content, so that the same situation is one state, whatever led to it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
 #include <span>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "constraint/program.h"
@@ -19,6 +20,39 @@ namespace deftree::constraint {
 // What a state is, without its neighbours: places one after another, each an instruction and its frames, innermost
 // first, then kEndOfPlace. A loop's frame is followed by the least and the most runs left, the present one included.
 using StateContent = std::vector<int32_t>;
+
+// A set of things with numbers in the order in which they came; the few that a state takes need no hashing.
+template <class T, class Hash>
+class NumberedSet {
+ public:
+  // The number, and whether it is new.
+  std::pair<int32_t, bool> insert(const T& item) {
+    if (items_.size() <= kFew) {
+      const auto known = std::ranges::find(items_, item);
+      if (known != items_.end()) return {static_cast<int32_t>(known - items_.begin()), false};
+      if (items_.size() == kFew) {
+        for (const T& each : items_) numbers_.emplace(each, static_cast<int32_t>(numbers_.size()));
+      }
+    }
+    const int32_t number = static_cast<int32_t>(items_.size());
+    if (items_.size() >= kFew) {
+      const auto [it, is_new] = numbers_.try_emplace(item, number);
+      if (!is_new) return {it->second, false};
+    }
+    items_.push_back(item);
+    return {number, true};
+  }
+  const T& operator[](int32_t number) const { return items_[number]; }
+  void clear() {
+    items_.clear();
+    if (!numbers_.empty()) numbers_.clear();
+  }
+
+ private:
+  static constexpr size_t kFew = 32;
+  std::vector<T> items_;
+  std::unordered_map<T, int32_t, Hash> numbers_;
+};
 
 class Automaton {
  public:
@@ -64,11 +98,13 @@ class Automaton {
     bool is_new;  // pushed since the last byte
     bool operator==(const Frame&) const = default;
   };
-  struct FrameHash {
-    size_t operator()(const Frame& frame) const;
-  };
   struct Place {
     int32_t pc, stack;
+    bool operator==(const Place&) const = default;
+  };
+  struct ItemHash {
+    size_t operator()(const Frame& frame) const;
+    size_t operator()(const Place& place) const;
   };
   struct ContentHash {
     size_t operator()(const StateContent* content) const;
@@ -78,13 +114,13 @@ class Automaton {
   };
 
   State* find_next(const State& state, uint8_t byte);
-  int32_t push(Frame frame);
+  int32_t push(const Frame& frame);
   int32_t load_stack(const StateContent& content, size_t& at);
   void visit(int32_t pc, int32_t stack);
   void end_loop(const Frame& frame);
   State* finish();
   void start_over();
-  void drop_dominated(std::vector<StateContent>& places) const;
+  void find_dominated(std::span<const StateContent> places);
   int32_t distance_of(std::span<const int32_t> place) const;
 
   Program program_;
@@ -94,10 +130,13 @@ class Automaton {
   size_t bytes_ = 0;
 
   // Of the state under construction.
-  std::vector<Frame> frames_;
-  std::unordered_map<Frame, int32_t, FrameHash> frame_numbers_;
-  std::unordered_set<uint64_t> visited_;
+  NumberedSet<Frame, ItemHash> frames_;
+  NumberedSet<Place, ItemHash> visited_;
   std::vector<Place> todo_, places_;
+  std::vector<Frame> stack_;
+  std::vector<StateContent> contents_;  // of the places; longer than in use
+  std::vector<bool> is_dropped_;
+  StateContent whole_content_;
 };
 
 }  // namespace deftree::constraint
