@@ -52,11 +52,14 @@ export class CheckpointedLog {
     for (let isWhole = false; !isWhole; ) {
       this.#taskRan = false;
       const events = await this.#save();
-      if (this.#taskRan) return;
-      // A retried node may have begun again on the same search: its thoughts are the same then.
+      if (this.#taskRan) break;
       this.#past.push(...events);
       isWhole = events.at(-1)?.type === "done";
     }
+    // After a search that failed, its node may have begun anew, on the same search, whose thoughts are the same, or another.
+    const first = JSON.stringify(this.#past[0]);
+    const other = this.#past.findIndex((event) => event.type === "search:started" && JSON.stringify(event) !== first);
+    if (other > 0) this.#past.length = other;
   }
 
   async #saveAll(): Promise<void> {

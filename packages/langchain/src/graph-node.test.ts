@@ -6,13 +6,14 @@ import {
   type SearchResult,
   type Strategy,
 } from "@deftree/search";
-import { END, MemorySaver, START, StateGraph, StateSchema } from "@langchain/langgraph";
+import { END, type LangGraphRunnableConfig, MemorySaver, START, StateGraph, StateSchema } from "@langchain/langgraph";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import { collect } from "../test/collect.js";
 import { type DigitsState, digitsProblem, sorted, sortingEngine } from "../test/digits-problem.js";
 import type { FakeEngine } from "../test/fake-engine.js";
 import { type ThoughtsChunk, thoughtSearchNode, thoughtsTransformer } from "./graph.js";
+import { searchInGraph } from "./graph-search.js";
 import { ChatDeftree } from "./index.js";
 
 type Result = SearchResult<DigitsState, string>;
@@ -114,6 +115,41 @@ async function savedThoughts(checkpointer: MemorySaver) {
   );
   return events.filter((event) => event.type === "thought:finished");
 }
+
+it("tells the searches of one node apart, when the first failed and the second was cut off", async () => {
+  const checkpointer = new MemorySaver();
+  const graphOver = (engine: FakeEngine, heard: string[] = []) => {
+    const model = new ChatDeftree({ engine });
+    const failing = (event: SearchEvent<DigitsState, string>) => {
+      if (event.type !== "thought:finished") return;
+      heard[event.thought] = event.text;
+      if (event.thought === 4) throw new Error("no more of this");
+    };
+    const think = async (state: { digits: string }, config: LangGraphRunnableConfig) => {
+      const other = digitsProblem(state.digits.replace(/[0-4]/g, "5"));
+      const first = searchInGraph({ strategy: breadth, onEvent: failing }, model, other, state, config);
+      await expect(first).rejects.toThrow(/no more|abort/);
+      const { digits } = state;
+      return { result: await searchInGraph({ strategy: breadth }, model, digitsProblem(digits), state, config) };
+    };
+    return new StateGraph(State).addNode("think", think).addEdge(START, "think").compile({ checkpointer });
+  };
+  const heard: string[] = [];
+  const whole = await graphOver(sortingEngine(), heard).invoke({ digits }, thread("whole"));
+  const engine = slow();
+  const controller = new AbortController();
+  const running = graphOver(engine).invoke({ digits }, { ...thread("cut"), signal: controller.signal });
+  while (engine.decodedTokens < 80) await new Promise(setImmediate);
+  controller.abort();
+  await expect(running).rejects.toThrow();
+  while (engine.openBranches > 0) await new Promise(setImmediate);
+  const later = sortingEngine();
+  const heardLater: string[] = [];
+  const { result } = await graphOver(later, heardLater).invoke(null, thread("cut"));
+  heard.forEach((text, thought) => expect(heardLater[thought]).toBe(text));
+  expect(result!.tree).toEqual(whole.result!.tree);
+  expect(later.openBranches).toBe(0);
+});
 
 it("saves nothing when it is told so", async () => {
   const think = thoughtSearchNode({
