@@ -11,6 +11,7 @@ namespace deftree::binding {
 namespace {
 
 constexpr int64_t kMaxInt32 = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxMedusaHeads = 64;
 constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 
 int32_t count(const Field& field) { return static_cast<int32_t>(field.integer(1, kMaxInt32)); }
@@ -143,14 +144,20 @@ Command decode_command(const Field& command) {
   throw Error(ErrorCode::kBadArgument, command.path() + ".op is \"" + op + "\", which is no command");
 }
 
-ModelSpec decode_model(const Field& spec) {
-  ModelSpec model;
-  model.config = decode_config(spec["config"]);
+// Files and tensors; no config.
+ModelSpec decode_tensors(const Field& spec) {
+  ModelSpec model{};
   const Field files = spec["files"], tensors = spec["tensors"];
   for (uint32_t i = 0; i < files.size(); ++i) model.files.push_back(files.at(i).string());
   for (uint32_t i = 0; i < tensors.size(); ++i) {
     model.tensors.push_back(decode_tensor(tensors.at(i), static_cast<int32_t>(model.files.size())));
   }
+  return model;
+}
+
+ModelSpec decode_model(const Field& spec) {
+  ModelSpec model = decode_tensors(spec);
+  model.config = decode_config(spec["config"]);
   model.weights = one_of(spec["weights"], {"auto", "f32", "bf16", "int8"});
   if (const Field seed = spec["randomSeed"]; !seed.is_absent()) {
     model.random_seed = static_cast<uint64_t>(seed.integer(0, kMaxSafeInteger));
@@ -205,6 +212,16 @@ LoadArguments decode_load_spec(const Field& spec) {
   result.model = decode_model(spec);
   result.backend = decode_backend(spec);
   const ModelSpec& model = result.model;
+  if (const Field medusa = spec["medusa"]; !medusa.is_absent()) {
+    result.medusa = MedusaSpec{.checkpoint = decode_tensors(medusa),
+                               .num_heads = static_cast<int32_t>(medusa["numHeads"].integer(1, kMaxMedusaHeads)),
+                               .num_blocks = static_cast<int32_t>(medusa["numBlocks"].integer(0, kMaxMedusaHeads)),
+                               .hidden_size = model.config.hidden_size,
+                               .vocab_size = model.config.vocab_size};
+    if (result.device == "cuda") {
+      throw Error(ErrorCode::kBadArgument, "Medusa heads run on the CPU only: load with device \"cpu\", or without them");
+    }
+  }
   if (const Field draft = spec["draftModel"]; !draft.is_absent()) {
     result.draft = DraftModelArguments{decode_model(draft), decode_backend(draft)};
     if (result.draft->model.config.vocab_size != model.config.vocab_size) {

@@ -8,6 +8,7 @@
 #include "binding/fields.h"
 #include "engine/backend.h"
 #include "engine/command.h"
+#include "engine/draft_medusa.h"
 #include "engine/draft_model.h"
 #include "engine/engine.h"
 #include "model/model_spec.h"
@@ -33,6 +34,7 @@ struct LoadArguments {
   EngineOptions engine;
   std::string device;  // "cpu" | "cuda"
   std::optional<DraftModelArguments> draft;
+  std::optional<MedusaSpec> medusa;
 };
 
 LoadArguments decode_load_spec(const Field& spec);

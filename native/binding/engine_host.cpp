@@ -8,6 +8,7 @@
 #include "binding/constraint.h"
 #include "binding/encode.h"
 #include "binding/errors.h"
+#include "engine/draft_medusa.h"
 #include "engine/draft_model.h"
 
 namespace deftree::binding {
@@ -72,11 +73,13 @@ void EngineHost::start(LoadArguments arguments) {
                        backend = arguments.backend](const std::atomic<bool>& cancel) {
     return make_backend(model, backend, cancel);
   };
-  auto load_sources = [make_backend, draft = std::move(arguments.draft)](const std::atomic<bool>& cancel) {
+  auto load_sources = [make_backend, draft = std::move(arguments.draft), medusa = std::move(arguments.medusa),
+                       num_threads = arguments.backend.num_threads](const std::atomic<bool>& cancel) {
     std::vector<std::unique_ptr<DraftSource>> sources;
     if (draft) {
       sources.push_back(std::make_unique<DraftModelSource>(draft->options(), make_backend(draft->model, draft->backend, cancel), cancel));
     }
+    if (medusa) sources.push_back(std::make_unique<MedusaSource>(*medusa, num_threads));
     return sources;
   };
   try {

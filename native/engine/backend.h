@@ -61,6 +61,8 @@ class Backend {
   virtual void log_probs(std::span<const int32_t> rows, std::span<const int32_t> tokens, std::span<float> results) = 0;
   // Copies logits row `row` to the host: [vocab_size].
   virtual void read_logits(int32_t row, std::span<float> dst) = 0;
+  // Hidden state of logits row `row` after the last norm: [hidden_size]. Empty when the backend does not give it.
+  virtual std::span<const float> hidden_state(int32_t /*row*/) const { return {}; }
   virtual void copy_slots(std::span<const SlotCopy> copies) = 0;
   virtual BackendTimes times() const = 0;  // CUDA: zero unless BackendOptions::profile
 };

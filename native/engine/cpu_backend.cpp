@@ -157,6 +157,12 @@ class CpuBackend final : public Backend {
                     [&](int, std::span<const float> logits, int) { std::ranges::copy(logits, dst.begin()); });
   }
 
+  std::span<const float> hidden_state(int32_t row) const override {
+    check_logit_row(row, num_logits_);
+    const size_t hidden_size = weights_.config.hidden_size;
+    return {hidden_ + row * hidden_size, hidden_size};
+  }
+
   void copy_slots(std::span<const SlotCopy> copies) override {
     const int num_slots = options_.num_pages * options_.page_size;
     for (const SlotCopy& copy : copies) {

@@ -43,16 +43,19 @@ void CallerSource::propose(const DraftContext& context, std::vector<DraftNode>& 
   best_first_.grow(-1, context, nodes, [&](int32_t parent, int32_t depth, auto push) {
     for (size_t i = 0; i < text.tree.size(); ++i) {
       const DraftNode& node = text.tree[i];
-      if (node.parent == parent) push(node.token, node.probability, std::min(depth, kNumDraftRanks) - 1, static_cast<int32_t>(i));
+      if (node.parent == parent)
+        push(node.token, node.probability, std::min(depth, kNumDraftRanks) - 1, static_cast<int32_t>(i));
     }
   });
 }
 
-// Moves the tree to the end of the text: what lies below the tokens that came since it was asked for. False when none does.
+// Moves the tree to the end of the text: what lies below the tokens that came since it was asked for. False when none
+// does.
 bool CallerSource::follow(Text& text) {
   while (!text.tree.empty() && text.answered_len < static_cast<int32_t>(text.tokens.size())) {
     const int32_t token = text.tokens[text.answered_len];
-    const auto next = std::ranges::find_if(text.tree, [&](const DraftNode& node) { return node.parent == -1 && node.token == token; });
+    const auto next = std::ranges::find_if(
+        text.tree, [&](const DraftNode& node) { return node.parent == -1 && node.token == token; });
     if (next == text.tree.end()) {
       ++num_late_;
       text.tree.clear();
@@ -86,7 +89,8 @@ CallerSource::Answer CallerSource::answer(const DraftCommand& command) {
   text.asked_len.reset();
   const size_t num_nodes = command.tokens.size();
   const bool has_claims = !command.probabilities.empty();
-  if (command.has_failed || command.parents.size() != num_nodes || (has_claims && command.probabilities.size() != num_nodes)) {
+  if (command.has_failed || command.parents.size() != num_nodes ||
+      (has_claims && command.probabilities.size() != num_nodes)) {
     return Answer::kRefused;
   }
   std::vector<DraftNode> tree;

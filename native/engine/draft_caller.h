@@ -1,5 +1,5 @@
-// Drafts of the program that owns the branches: it is asked for a guess while the engine goes on, and what it answers is
-// used in the first step that begins after that, if the text still follows it.
+// Drafts of the program that owns the branches: it is asked for a guess while the engine goes on, and what it answers
+// is used in the first step that begins after that, if the text still follows it.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,8 @@
 
 namespace deftree {
 
-// One request of a branch is open at a time. An answer is a tree that begins at the text of the request; by the time it is
-// used the text may have gone some way along it, and the tree below that place is left.
+// One request of a branch is open at a time. An answer is a tree that begins at the text of the request; by the time it
+// is used the text may have gone some way along it, and the tree below that place is left.
 class CallerSource final : public DraftSource {
  public:
   enum class Answer : uint8_t { kTaken, kLate, kRefused };

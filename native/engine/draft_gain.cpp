@@ -11,15 +11,13 @@ constexpr double kSlowest = 1.5;  // times what was expected; a step that took l
 constexpr int32_t kFirstStart = 16, kLastStart = 1024, kLeastObserved = 16;
 
 constexpr double kMeanWeight = 0.1;
-constexpr int32_t kTrials = 16;           // steps before a source is judged
-constexpr double kIdleShare = 0.004;      // of the time, for asking a source that does not earn it
+constexpr int32_t kTrials = 16;       // steps before a source is judged
+constexpr double kIdleShare = 0.004;  // of the time, for asking a source that does not earn it
 constexpr double kLongestRest = 512;
 
 }  // namespace
 
-double GainBias::value() const {
-  return std::clamp(tokens_ / ns_, kLeastBias, 1.0);
-}
+double GainBias::value() const { return std::clamp(tokens_ / ns_, kLeastBias, 1.0); }
 
 void GainBias::observe(const DraftedStep& step) {
   tokens_ = tokens_ * kDecay + step.tokens / step.expected_tokens;

@@ -15,7 +15,8 @@ constexpr int32_t kLeaf = -1;  // state of a node off the path
 constexpr double kTimeWeight = 0.1;
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 const SamplingParams& likeliest_tokens() {
@@ -30,7 +31,10 @@ float probability(const TokenLogprob& token) { return std::clamp(std::exp(token.
 
 DraftModelSource::DraftModelSource(const DraftModelOptions& options, std::unique_ptr<Backend> backend,
                                    const std::atomic<bool>& cancel)
-    : options_(options), backend_(std::move(backend)), cancel_(cancel), cache_({options.num_pages, options.page_size}) {}
+    : options_(options),
+      backend_(std::move(backend)),
+      cancel_(cancel),
+      cache_({options.num_pages, options.page_size}) {}
 
 int32_t DraftModelSource::known_len(BranchKey branch) const {
   const auto place = places_.find(branch);
@@ -135,7 +139,8 @@ void DraftModelSource::catch_up() {
       rows_.push_back({&place, num_tokens, num_tokens == num_pending});
     }
     run(rows_);
-    for (const Row& row : rows_) row.place->pending.erase(row.place->pending.begin(), row.place->pending.begin() + row.num_tokens);
+    for (const Row& row : rows_)
+      row.place->pending.erase(row.place->pending.begin(), row.place->pending.begin() + row.num_tokens);
   }
 }
 
@@ -194,7 +199,9 @@ bool DraftModelSource::append(Place& place, std::span<const int32_t> tokens) {
 }
 
 bool DraftModelSource::make_room() {
-  const auto is_growing = [&](const Place& place) { return std::ranges::find(growing_, &place, &Growing::place) != growing_.end(); };
+  const auto is_growing = [&](const Place& place) {
+    return std::ranges::find(growing_, &place, &Growing::place) != growing_.end();
+  };
   return std::erase_if(places_, [&](const auto& entry) {
            if (is_growing(entry.second)) return false;
            cache_.prune(entry.second.cache_id, false);

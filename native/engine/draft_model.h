@@ -1,5 +1,5 @@
-// Drafts by a smaller model with the target's vocabulary (speculative sampling, Leviathan et al., ICML 2023; Chen et al.,
-// arXiv 2302.01318), which has a forest of its own: its branches fork and end with the target's.
+// Drafts by a smaller model with the target's vocabulary (speculative sampling, Leviathan et al., ICML 2023; Chen et
+// al., arXiv 2302.01318), which has a forest of its own: its branches fork and end with the target's.
 #pragma once
 
 #include <atomic>

@@ -1,5 +1,7 @@
 // The draft model and the caller's drafts as sources: what they know of the text, what they propose, and an engine that
 // decodes with them. The fake backend as draft model thinks exactly as the target does.
+#include "engine/draft_model.h"
+
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -7,7 +9,6 @@
 #include <vector>
 
 #include "engine/draft_caller.h"
-#include "engine/draft_model.h"
 #include "engine/draft_tree.h"
 #include "engine/engine_driver.h"
 
@@ -26,13 +27,15 @@ constexpr uint32_t bit(DraftSourceId id) { return 1u << static_cast<int>(id); }
 constexpr int32_t kPages = 64;
 
 struct DraftModel {
-  explicit DraftModel(DraftModelOptions options = {.num_pages = kPages, .page_size = 8, .vocab_size = kFakeVocab,
-                                                   .context_len = 400, .max_step_tokens = 32}) {
+  explicit DraftModel(
+      DraftModelOptions options = {
+          .num_pages = kPages, .page_size = 8, .vocab_size = kFakeVocab, .context_len = 400, .max_step_tokens = 32}) {
     auto owned = std::make_unique<FakeBackend>(options.num_pages, options.page_size);
     backend = owned.get();
     source = std::make_unique<DraftModelSource>(options, std::move(owned), cancel);
   }
-  std::vector<DraftNode> propose(BranchKey branch, int32_t last_token, int32_t max_depth = 6, float min_probability = 0.01f) {
+  std::vector<DraftNode> propose(BranchKey branch, int32_t last_token, int32_t max_depth = 6,
+                                 float min_probability = 0.01f) {
     std::vector<DraftNode> nodes;
     source->propose({branch, last_token, 32, max_depth, min_probability}, nodes);
     source->check_invariants();
@@ -109,7 +112,8 @@ TEST(draft_model_forks_and_forgets_with_the_branches) {
 }
 
 TEST(draft_model_without_room_proposes_nothing_and_recovers) {
-  DraftModel model({.num_pages = 6, .page_size = 8, .vocab_size = kFakeVocab, .context_len = 45, .max_step_tokens = 32});
+  DraftModel model(
+      {.num_pages = 6, .page_size = 8, .vocab_size = kFakeVocab, .context_len = 45, .max_step_tokens = 32});
   const Tokens a = some_tokens(30, 4), b = some_tokens(30, 5), longer = some_tokens(45, 6);
   model.source->extend(1, a, 30);
   CHECK(!model.propose(1, a.back()).empty());
@@ -151,8 +155,8 @@ TEST(engine_with_a_draft_model_decodes_the_same_tokens_in_fewer_steps) {
     options.speculation = speculation;
     Driver d(options);
     auto backend = std::make_unique<FakeBackend>(kPages, 8);
-    const DraftModelOptions draft = {.num_pages = kPages, .page_size = 8, .vocab_size = kFakeVocab, .context_len = 400,
-                                     .max_step_tokens = 32};
+    const DraftModelOptions draft = {
+        .num_pages = kPages, .page_size = 8, .vocab_size = kFakeVocab, .context_len = 400, .max_step_tokens = 32};
     auto source = std::make_unique<DraftModelSource>(draft, std::move(backend), d.cancel);
     DraftModelSource* model = source.get();
     d.engine->speculator().add_source(std::move(source));
@@ -238,7 +242,7 @@ TEST(caller_whose_answer_is_no_tree_is_refused) {
            DraftCommand{1, 1, true, {}, {}, {}},
            tree_of(1, {kFakeVocab}, {-1}),
            tree_of(1, {-1}, {-1}),
-           tree_of(1, {1, 2}, {1, 0}),   // a cycle
+           tree_of(1, {1, 2}, {1, 0}),  // a cycle
            tree_of(1, {1, 1}, {-1, -1}),
            tree_of(1, {1, 2}, {-1}),
            DraftCommand{1, 1, false, {1}, {-1}, {0.5f, 0.5f}},

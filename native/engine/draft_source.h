@@ -52,6 +52,7 @@ struct DraftContext {
   int32_t max_depth;      // of a node, children of the last token having 1; at least 1
   float min_probability;  // a node whose claims multiply to less along its path cannot pay
   double token_ns = 0;    // what a token takes without drafts; 0: time does not count
+  int32_t len = 0;        // tokens of the branch's text
 };
 
 // Sources are called on the engine's thread, between two steps' forward passes. What throws std::exception in propose(),
@@ -75,6 +76,11 @@ class DraftSource {
   virtual bool wants_successors() const { return false; }
   // `successors`: the likeliest tokens after `token`, in this place, largest first.
   virtual void observe(int32_t /*token*/, std::span<const TokenLogprob> /*successors*/) {}
+
+  // True: it is given the hidden states that the tokens of drafting branches are drawn from.
+  virtual bool wants_hidden() const { return false; }
+  // The state after the last norm whose logits gave the last of the branch's `len` tokens: [hidden_size].
+  virtual void see_hidden(BranchKey, int32_t /*len*/, std::span<const float> /*hidden*/) {}
 
   // Adds to `nodes` (empty on entry) a tree of at most max_nodes nodes.
   virtual void propose(const DraftContext& context, std::vector<DraftNode>& nodes) = 0;

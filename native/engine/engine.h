@@ -158,6 +158,7 @@ class Engine {
       const EngineBranch& branch, const Speculator::Rows& rows, int32_t row,
       std::span<const std::optional<constraint::ConstraintState>> states) const;
   int32_t num_successors(const EngineBranch& branch) const;
+  void show_hidden(const EngineBranch& branch, int32_t logit_row);
   void deliver_draft(const Drawing& drawing);
   void learn_from(const Drawing& drawing, std::span<const int32_t> path);
   void measure_step_cost();

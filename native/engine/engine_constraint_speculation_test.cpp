@@ -1,5 +1,5 @@
-// Constrained decodes that draft: the texts, ends and log-probabilities are those without drafts, and no row is spent on a
-// token that the language does not allow.
+// Constrained decodes that draft: the texts, ends and log-probabilities are those without drafts, and no row is spent
+// on a token that the language does not allow.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -33,8 +33,8 @@ struct Answer {
 };
 
 // Four branches, greedy and sampled, that begin a text, fork in its middle and end it.
-std::vector<Answer> decode_all(const std::shared_ptr<const Constraint>& language, int32_t stop_token, SpeculationMode mode,
-                               SpeculationStats& stats) {
+std::vector<Answer> decode_all(const std::shared_ptr<const Constraint>& language, int32_t stop_token,
+                               SpeculationMode mode, SpeculationStats& stats) {
   EngineOptions options = fake_options(128);
   options.speculation = {mode, 8, kAllDraftSources};
   Driver d(options);
@@ -59,7 +59,8 @@ std::vector<Answer> decode_all(const std::shared_ptr<const Constraint>& language
     const auto decode = [&](BranchKey branch, int32_t max_tokens, ConstraintParams constraint) {
       std::vector<int32_t> stops;
       if (stop_token >= 0) stops.push_back(stop_token);
-      d.push(DecodeCommand{d.next_request, branch, max_tokens, stops, {}, sampling, std::nullopt, std::move(constraint)});
+      d.push(
+          DecodeCommand{d.next_request, branch, max_tokens, stops, {}, sampling, std::nullopt, std::move(constraint)});
       requests.push_back(d.next_request++);
     };
     decode(trunk, 5, {language, true});
@@ -93,7 +94,8 @@ TEST(constrained_decodes_with_drafts_give_the_same_texts) {
 TEST(drafts_that_leave_the_language_are_not_run) {
   SpeculationStats stats;
   // Of all guesses only "z" fits, and only once in a while.
-  const auto answers = decode_all(make(constraint::repeat(constraint::text("yz"), 1)), -1, SpeculationMode::kAlways, stats);
+  const auto answers =
+      decode_all(make(constraint::repeat(constraint::text("yz"), 1)), -1, SpeculationMode::kAlways, stats);
   int64_t num_tokens = 0;
   for (const Answer& answer : answers) num_tokens += static_cast<int64_t>(answer.tokens.size());
   CHECK(num_tokens > 50);

@@ -142,7 +142,8 @@ void Engine::deliver(const Drawing& drawing) {
   if (sample_errors_[drawing.first_request]) return fail_front(*drawing.branch, *sample_errors_[drawing.first_request]);
   constexpr int32_t kRoot[] = {0};
   learn_from(drawing, kRoot);
-  accept_token(*drawing.branch, sample_results_[drawing.first_request]);
+  if (!accept_token(*drawing.branch, sample_results_[drawing.first_request])) return;
+  show_hidden(*drawing.branch, sample_requests_[drawing.first_request].logit_row);
 }
 
 bool Engine::accept_token(EngineBranch& branch, const SampledToken& sampled) {

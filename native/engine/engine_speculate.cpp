@@ -208,11 +208,19 @@ void Engine::deliver_draft(const Drawing& drawing) {
       goes_on = false;
     } else {
       goes_on = accept_token(branch, sample_results_[request]);
+      if (goes_on) show_hidden(branch, sample_requests_[request].logit_row);
     }
   }
   const auto path = std::span<const int32_t>(verified_.path).first(num_accepted);
   cache_.accept_draft(branch.cache_id, path, copies_);
   learn_from(drawing, path);
+}
+
+// The branch's last token was drawn from this row.
+void Engine::show_hidden(const EngineBranch& branch, int32_t logit_row) {
+  if (!speculator_.wants_hidden(branch.queue.front().speculation)) return;
+  const std::span<const float> hidden = backend_->hidden_state(logit_row);
+  if (!hidden.empty()) speculator_.see_hidden(branch.key, branch.len(), hidden);
 }
 
 // What the rows of a drawing tell the sources and their statistics.

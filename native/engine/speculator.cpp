@@ -108,7 +108,7 @@ void Speculator::want(BranchDraft& draft, const SpeculationParams& params, Branc
   looks_.push_back({&draft, params,
                     {branch, last_token, params.max_draft_tokens, max_depth,
                      always ? kLeastPathProbability : least_path_probability_,
-                     always ? 0 : cost_.ns(std::max(1, num_rows_)) / num_tokens_}});
+                     always ? 0 : cost_.ns(std::max(1, num_rows_)) / num_tokens_, len}});
   std::vector<int32_t> text;
   for (const auto& source : sources_) {
     if ((draft.asked & bit(source->id())) == 0) continue;
@@ -345,6 +345,18 @@ bool Speculator::wants_successors(const BranchDraft& draft) const {
   return std::ranges::any_of(sources_, [&](const auto& source) {
     return source->wants_successors() && (draft.asked & bit(source->id())) != 0;
   });
+}
+
+bool Speculator::wants_hidden(const SpeculationParams& params) const {
+  return params.mode != SpeculationMode::kOff && std::ranges::any_of(sources_, [&](const auto& source) {
+           return source->wants_hidden() && (params.sources & bit(source->id())) != 0;
+         });
+}
+
+void Speculator::see_hidden(BranchKey branch, int32_t len, std::span<const float> hidden) {
+  for (const auto& source : sources_) {
+    if (source->wants_hidden()) source->see_hidden(branch, len, hidden);
+  }
 }
 
 // So many steps that all branches' looks in turn take up their share of the time and no more.

@@ -80,6 +80,8 @@ class Speculator {
   bool has_looked(const BranchDraft& draft) const { return draft.looked_step == step_; }
   int32_t proposal(const BranchDraft& draft) const { return has_looked(draft) ? draft.proposal : -1; }
   bool wants_successors(const BranchDraft& draft) const;
+  bool wants_hidden(const SpeculationParams& params) const;
+  void see_hidden(BranchKey branch, int32_t len, std::span<const float> hidden);
 
   // drawn: [rows] the target's token after each row; path: the accepted rows, those whose tokens count.
   void learn(int32_t proposal, std::span<const int32_t> path, std::span<const int32_t> drawn);

@@ -12,6 +12,7 @@ export interface ModelFlags {
   threads?: number;
   attention?: EngineOptions["attention"];
   speculation?: "auto" | "off";
+  draftModel?: string;
   json: boolean;
 }
 
@@ -55,6 +56,7 @@ export function addModelOptions(command: Command): Command {
         "off",
       ]),
     )
+    .option("--draft-model <model>", "a smaller model with the same tokens that drafts, too; turns speculation on")
     .option("--json", "print one JSON line instead of text", false);
 }
 
@@ -98,6 +100,11 @@ export function engineOptions(flags: ModelFlags): EngineOptions {
     kvTokens: flags.kvTokens,
     threads: flags.threads,
     attention: flags.attention,
-    speculation: flags.speculation,
+    speculation: speculation(flags),
   };
+}
+
+function speculation({ speculation: mode, draftModel }: ModelFlags): EngineOptions["speculation"] {
+  if (draftModel === undefined || mode === "off") return mode;
+  return { sources: ["suffix", "recycling", { kind: "model", model: draftModel }] };
 }

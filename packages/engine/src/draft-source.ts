@@ -39,6 +39,12 @@ export interface DraftModelSource {
   model: string;
 }
 
+/** Medusa heads of the model, in a folder with config.json and a safetensors file; on the CPU only. */
+export interface MedusaSource {
+  kind: "medusa";
+  heads: string;
+}
+
 /** An engine's sources, as loaded. */
 export interface LoadedSources {
   /** Those that its decodes may name. */
@@ -76,12 +82,21 @@ const ownSources: readonly DraftSourceName[] = ["suffix", "recycling"];
 const maxDraftTokens = 1024;
 
 /** What an engine loads for drafts. Checked before. */
-export function sourcesToLoad({ speculation }: EngineOptions): { loaded: LoadedSources; model?: string } {
+export function sourcesToLoad({ speculation }: EngineOptions): {
+  loaded: LoadedSources;
+  model?: string;
+  heads?: string;
+} {
   const sources = sourcesOf(speculation);
   const custom = sources.find(isCustom);
-  const model = sources.find((source) => isKind(source, "model"))?.model;
+  const model = sources.find(isModel)?.model;
+  const heads = sources.find(isMedusa)?.heads;
   const names = new Set([...ownSources, ...sources.map(nameOf)]);
-  return { loaded: { names: [...names], ...(custom && { custom }) }, ...(model !== undefined && { model }) };
+  return {
+    loaded: { names: [...names], ...(custom && { custom }) },
+    ...(model !== undefined && { model }),
+    ...(heads !== undefined && { heads }),
+  };
 }
 
 /** The source of one's own that a decode uses. */
@@ -118,7 +133,7 @@ export function checkSpeculation(speculation: Speculation | undefined, loaded?: 
     throw badArgument(`speculation.sources must be a list of at least one source; ${validSources(loaded)}`);
   }
   for (const source of sources) checkSource(source, loaded);
-  for (const name of ["model", "custom"] as const) {
+  for (const name of ["model", "medusa", "custom"] as const) {
     const num = sources.filter((source) => typeof source !== "string" && nameOf(source) === name).length;
     if (num > 1) throw badArgument(`speculation.sources has ${num} sources of the kind "${name}"; there may be one`);
   }
@@ -126,9 +141,10 @@ export function checkSpeculation(speculation: Speculation | undefined, loaded?: 
 
 function checkSource(source: AnySource, loaded: LoadedSources | undefined): void {
   if (isCustom(source)) return;
-  if (isKind(source, "model") && typeof source.model === "string") {
+  if (isModel(source) || isMedusa(source)) {
     if (!loaded) return;
-    throw badArgument(`a draft model is loaded with the engine, in Engine.load; a decode names it "model"`);
+    const what = source.kind === "model" ? "a draft model is" : "Medusa heads are";
+    throw badArgument(`${what} loaded with the engine, in Engine.load; a decode names the source "${source.kind}"`);
   }
   if (typeof source === "string" && (loaded?.names ?? ownSources).includes(source)) return;
   throw badArgument(`speculation.sources ${JSON.stringify(source)} is unknown; ${validSources(loaded)}`);
@@ -137,19 +153,27 @@ function checkSource(source: AnySource, loaded: LoadedSources | undefined): void
 function validSources(loaded: LoadedSources | undefined): string {
   const custom = "an object with propose()";
   if (loaded) return `this engine has ${loaded.names.join(", ")}, and takes ${custom}`;
-  return `valid are ${ownSources.join(", ")}, { kind: "model", model }, and ${custom}`;
+  return `valid are ${ownSources.join(", ")}, { kind: "model", model }, { kind: "medusa", heads }, and ${custom}`;
 }
 
 function sourcesOf(speculation: Speculation | undefined): readonly AnySource[] {
   return (typeof speculation === "object" && speculation.sources) || [];
 }
 
-function isKind(source: AnySource, kind: "model"): source is DraftModelSource {
-  return typeof source === "object" && source !== null && "kind" in source && source.kind === kind;
+function isObject(source: AnySource): source is Exclude<AnySource, string> {
+  return typeof source === "object" && source !== null;
+}
+
+function isModel(source: AnySource): source is DraftModelSource {
+  return isObject(source) && "kind" in source && source.kind === "model" && typeof source.model === "string";
+}
+
+function isMedusa(source: AnySource): source is MedusaSource {
+  return isObject(source) && "kind" in source && source.kind === "medusa" && typeof source.heads === "string";
 }
 
 function isCustom(source: AnySource): source is DraftSource {
-  return typeof source === "object" && source !== null && "propose" in source && typeof source.propose === "function";
+  return isObject(source) && "propose" in source && typeof source.propose === "function";
 }
 
 function nameOf(source: AnySource): DraftSourceName {

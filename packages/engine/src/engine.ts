@@ -10,9 +10,17 @@ import { checkAttentionPolicy, checkEngineOptions } from "./engine-options.js";
 import type { BranchEngine, ChatTurn, EngineBranch, EngineInfo, EngineOptions, TextTokenizer } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import { makeLoadSpec } from "./load-spec.js";
+import { readMedusaHeads } from "./medusa-heads.js";
 import type { ModelFiles } from "./model-files.js";
 import { resolveModel } from "./model-source.js";
-import type { AttentionPolicy, NativeAddon, NativeCommand, NativeEngine, NativeStats } from "./native-addon.js";
+import type {
+  AttentionPolicy,
+  NativeAddon,
+  NativeCommand,
+  NativeEngine,
+  NativeMedusa,
+  NativeStats,
+} from "./native-addon.js";
 import { TokenIdsOnly } from "./random-model.js";
 import { fromAddon, StepDispatcher } from "./step-dispatcher.js";
 import { shareReadEachStep } from "./tensor-table.js";
@@ -51,12 +59,13 @@ export class Engine implements BranchEngine {
    */
   static async load(source: string, options: EngineOptions = {}): Promise<Engine> {
     checkEngineOptions(options);
-    const { model } = sourcesToLoad(options);
+    const { model, heads } = sourcesToLoad(options);
     const [files, draft] = await Promise.all([
       resolveModel(source),
       model === undefined ? undefined : resolveModel(model),
     ]);
-    return Engine.fromFiles(files, options, loadAddon(), draft);
+    const medusa = heads === undefined ? undefined : await readMedusaHeads(heads, files.config);
+    return Engine.fromFiles(files, options, loadAddon(), draft, medusa);
   }
 
   /** @internal The rest of {@link load}, over any addon. */
@@ -65,12 +74,17 @@ export class Engine implements BranchEngine {
     options: EngineOptions,
     addon: NativeAddon,
     draft?: ModelFiles,
+    medusa?: NativeMedusa,
   ): Promise<Engine> {
     const { signal } = options;
     const { tokenizer, template } = textSide(files);
     if (draft) checkSameVocabulary(tokenizer.byteTable, textSide(draft).tokenizer.byteTable, draft.name);
     const sources = sourcesToLoad(options).loaded;
-    const { spec, deviceReason } = makeLoadSpec(files, options, tokenizer.byteTable, addon, { sources, model: draft });
+    const { spec, deviceReason } = makeLoadSpec(files, options, tokenizer.byteTable, addon, {
+      sources,
+      model: draft,
+      medusa,
+    });
     const dispatcher = new StepDispatcher();
     throwIfAborted(signal);
     const loading = addon.load(spec, (message) => dispatcher.dispatch(message), signal);

@@ -22,6 +22,7 @@ export type {
   ExtendResult,
   FinishReason,
   ForkOptions,
+  MedusaSource,
   SamplingOptions,
   Speculation,
   SpeculationOptions,

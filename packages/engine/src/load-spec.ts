@@ -11,7 +11,7 @@ import { type LoadedSources, nativeSpeculation } from "./draft-source.js";
 import type { EngineOptions } from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { ModelFiles } from "./model-files.js";
-import type { NativeLoadSpec, NativeModelSpec } from "./native-addon.js";
+import type { NativeLoadSpec, NativeMedusa, NativeModelSpec } from "./native-addon.js";
 import type { TokenByteTable } from "./token-bytes.js";
 
 const cpuPageSize = 16;
@@ -22,7 +22,8 @@ const cpuContextsHeld = 4;
 export interface Drafting {
   sources: LoadedSources;
   /** Has the vocabulary of the model it drafts for. */
-  model?: ModelFiles;
+  model?: ModelFiles | undefined;
+  medusa?: NativeMedusa | undefined;
 }
 
 /**
@@ -34,7 +35,7 @@ export function makeLoadSpec(
   options: EngineOptions,
   byteTable: TokenByteTable,
   addon: CudaQueries,
-  { sources, model: draft }: Drafting,
+  { sources, model: draft, medusa }: Drafting,
 ): { spec: NativeLoadSpec; deviceReason: string } {
   const contextLen = contextLength(model, options);
   const cuda = draft ? besideDraftModel(addon, draft) : addon;
@@ -62,6 +63,7 @@ export function makeLoadSpec(
     tokenByteOffsets: byteTable.offsets,
   };
   if (draft) spec.draftModel = draftModelSpec(draft, spec);
+  if (medusa) spec.medusa = medusa;
   return { spec, deviceReason: choice.reason };
 }
 

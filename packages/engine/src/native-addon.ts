@@ -69,11 +69,22 @@ export interface NativeModelSpec {
   profile: boolean;
 }
 
+/** Medusa heads; see native/engine/draft_medusa.h for the names of their tensors. */
+export interface NativeMedusa {
+  numHeads: number;
+  /** Residual blocks of a head. */
+  numBlocks: number;
+  files: string[];
+  tensors: NativeTensor[];
+}
+
 export interface NativeLoadSpec extends NativeModelSpec {
   device: "cpu" | "cuda";
   attention: AttentionPolicy;
   /** Of decodes that name none. With `auto` the cost of a step is measured at load, for 0.3 s at most. */
   speculation: NativeSpeculation;
+  /** Heads of this model, the source `medusa`; on the CPU only. Refused with E_BAD_MODEL when they are of another shape. */
+  medusa?: NativeMedusa;
   /** Drafts for this model, on the same device, as the source `model`. */
   draftModel?: NativeModelSpec;
   /** Byte string of every token: token i is `tokenBytes[tokenByteOffsets[i] .. tokenByteOffsets[i + 1])`. For stop strings. */

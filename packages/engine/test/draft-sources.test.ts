@@ -1,4 +1,5 @@
 /** Draft models and sources of one's own: whatever they propose, or fail to, the tokens are those of plain decoding. */
+import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import {
@@ -10,7 +11,7 @@ import {
   type EngineOptions,
 } from "../src/index.js";
 import { temporaryFolder } from "./temporary-folder.js";
-import { writeTinyModel } from "./tiny-model.js";
+import { safetensorsFile, tinyConfig, writeTinyModel } from "./tiny-model.js";
 
 const folder = temporaryFolder();
 const tiny = writeTinyModel(path.join(folder, "tiny"));
@@ -92,6 +93,88 @@ describe("a draft model", () => {
       load({ speculation: { sources: [{ kind: "model", model: "/no/such/model" }] } }),
       "E_MODEL_NOT_FOUND",
       /no.such.model/,
+    ));
+});
+
+describe("Medusa heads", () => {
+  const [hidden, vocab] = [tinyConfig.hiddenSize, tinyConfig.vocabSize];
+  interface Heads {
+    numHeads?: number;
+    numBlocks?: number;
+    hiddenSize?: number;
+    config?: Record<string, unknown>;
+    without?: string;
+  }
+
+  /** A folder of heads with values that depend on their place alone. */
+  function writeHeads(name: string, { numHeads = 3, numBlocks = 1, hiddenSize = hidden, config, without }: Heads = {}) {
+    const values = (count: number, scale: number) =>
+      new Uint8Array(Float32Array.from({ length: count }, (_, i) => scale * Math.sin(1 + i * 12.9898)).buffer);
+    const tensor = (tensorName: string, shape: number[], scale: number) => ({
+      ...{ name: tensorName, dtype: "F32", shape },
+      data: values(
+        shape.reduce((product, size) => product * size, 1),
+        scale,
+      ),
+    });
+    const indices = (length: number) => Array.from({ length }, (_, i) => i);
+    const tensors = indices(numHeads).flatMap((head) => [
+      ...indices(numBlocks).flatMap((block) => [
+        tensor(`${head}.${block}.linear.weight`, [hiddenSize, hiddenSize], 0.1),
+        tensor(`${head}.${block}.linear.bias`, [hiddenSize], 0.1),
+      ]),
+      tensor(`${head}.${numBlocks}.weight`, [vocab, hiddenSize], 0.2 + 0.1 * head),
+    ]);
+    const heads = path.join(folder, name);
+    mkdirSync(heads, { recursive: true });
+    const json = { medusa_num_heads: numHeads, medusa_num_layers: numBlocks, ...config };
+    writeFileSync(path.join(heads, "config.json"), JSON.stringify(json));
+    const kept = tensors.filter((each) => each.name !== without);
+    writeFileSync(path.join(heads, "medusa_lm_head.safetensors"), safetensorsFile(kept));
+    return heads;
+  }
+
+  it.each([0, 1, 2])("of %d layers draft, and the tokens stay", async (numBlocks) => {
+    const heads = writeHeads(`medusa-${numBlocks}`, { numBlocks });
+    await using engine = await load({ speculation: { mode: "always", sources: [{ kind: "medusa", heads }] } });
+    const speculation = { mode: "always", sources: ["medusa"] } as const;
+    for (const sampling of [{ temperature: 0 }, { temperature: 1, seed: 4 }]) {
+      const plain = await answer(engine, { ...sampling, speculation: "off" });
+      expect(await answer(engine, { ...sampling, speculation })).toEqual(plain);
+    }
+    const branch = engine.branch();
+    await branch.extend(prompt);
+    const grown = await Promise.all(
+      branch.fork(3).map((child) => child.decode({ maxTokens: 9, temperature: 1, speculation })),
+    );
+    expect(grown.map(({ tokens }) => tokens.length)).toEqual([9, 9, 9]);
+    const { medusa } = engine.stats().draftSources;
+    expect(medusa.draftedTokens).toBeGreaterThan(20);
+    expect(medusa.ns).toBeGreaterThan(0);
+    expect(engine.stats().refusedDrafts).toBe(0);
+    await engine.checkInvariants();
+  });
+
+  it.each<[string, Heads, RegExp]>([
+    [
+      "another hidden size",
+      { hiddenSize: 64 },
+      /"0.0.linear.weight" is \[64,64\]; heads of this model have \[128,128\]/,
+    ],
+    ["a head too few", { config: { medusa_num_heads: 4 } }, /no tensor "3.0.linear.weight"; 4 heads of 1 layers/],
+    ["a tensor that is missing", { without: "1.0.linear.bias" }, /no tensor "1.0.linear.bias"/],
+    ["a head that is not told of", { config: { medusa_num_heads: 2 } }, /2\.0\.linear/],
+    ["no number of heads", { config: { medusa_num_heads: "many" } }, /medusa_num_heads "many"/],
+  ])("with %s are refused", async (name, options, message) => {
+    const heads = writeHeads(`medusa ${name}`, options);
+    await expectRefused(load({ speculation: { sources: [{ kind: "medusa", heads }] } }), "E_BAD_MODEL", message);
+  });
+
+  it("that are not there are told", () =>
+    expectRefused(
+      load({ speculation: { sources: [{ kind: "medusa", heads: "/no/heads" }] } }),
+      "E_MODEL_NOT_FOUND",
+      /no.heads/,
     ));
 });
 
@@ -226,8 +309,9 @@ describe("what a decode may name", () => {
     ["medusa", /"medusa" is unknown/],
     [
       { kind: "model", model: tiny },
-      /a draft model is loaded with the engine, in Engine.load; a decode names it "model"/,
+      /a draft model is loaded with the engine, in Engine.load; a decode names the source "model"/,
     ],
+    [{ kind: "medusa", heads: "x" }, /Medusa heads are loaded with the engine/],
     [{ kind: "oracle" }, /is unknown/],
     [null, /null is unknown/],
     [{ propose: 5 }, /is unknown/],

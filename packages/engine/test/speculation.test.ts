@@ -66,11 +66,14 @@ for (const { name, source, weights } of models) {
     afterAll(() => engine?.dispose());
 
     /**
-     * How far a logit, or a sum of probabilities, of one position in two different steps may be apart. In f32 another order
-     * of the longest sum, 768 products, may move a logit of 20 by 768 x 2^-24 of it. Where KV is f16, a last bit of a sum
-     * decides how K and V are rounded: 2^-11 of logits up to 10.
+     * How far a logit, or a sum of probabilities, of one position in two different steps may be apart. The steps differ in
+     * the order of attention's sums alone: over 256 keys in f32 that moves an output by at most 256 x 2^-24 = 1.5e-5 of its
+     * size, three layers and their norms make 5e-5 of it, and a logit of 20 then moves by 1e-3. That is the worst case;
+     * rounding errors have either sign, so that nearly all positions stay within a tenth of it. Where KV is f16, a last bit
+     * of a sum decides how K and V are rounded: 2^-11 of logits up to 10.
      */
     const tolerance = weights === "f32" ? 1e-3 : 5e-3;
+    const mostBeyondTenth = 1e-3; // of all positions in f32
     const isExact = weights === "f32";
 
     async function open(prompt: string): Promise<EngineBranch> {
@@ -102,13 +105,17 @@ for (const { name, source, weights } of models) {
         await expectNearTie(branch, [one[at]!, other[at]!], options, tolerance);
         branch.prune();
       }
+      const distances: number[] = [];
       for (const i of numbered.filter((i) => !differing.includes(i))) {
         const { logprobs = [], ...rest } = speculative[i]!;
         const { logprobs: expected = [], ...expectedRest } = plain[i]!;
         expect(rest).toEqual(expectedRest);
-        const furthest = expected.reduce((most, value, at) => Math.max(most, Math.abs(value - logprobs[at]!)), 0);
-        expect(furthest).toBeLessThan(tolerance);
+        distances.push(...expected.map((value, at) => Math.abs(value - logprobs[at]!)));
       }
+      expect(distances.filter((distance) => !(distance < tolerance))).toEqual([]);
+      if (!isExact) return;
+      const numFar = distances.filter((distance) => distance > tolerance / 10).length;
+      expect(numFar).toBeLessThanOrEqual(mostBeyondTenth * distances.length);
     }
 
     describe.each(samplings)("$name", ({ name: _, ...sampling }) => {
