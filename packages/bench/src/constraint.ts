@@ -6,7 +6,7 @@ import { describeMachine, type MachineInfo, median, percentile } from "./machine
  * known, and under one never seen before. The three take turns, in another order each round; a step's time is that of
  * the engine's whole step, and ratios are taken within a round.
  */
-export interface ConstraintBenchOptions {
+interface ConstraintBenchOptions {
   model: string;
   engine?: EngineOptions;
   branches: number;
@@ -19,7 +19,7 @@ export interface ConstraintBenchOptions {
   signal?: AbortSignal;
 }
 
-export interface ConstraintBenchResult {
+interface ConstraintBenchResult {
   benchmark: "constraint";
   machine: MachineInfo;
   device: string;
@@ -33,7 +33,7 @@ export interface ConstraintBenchResult {
   rows: ConstraintBenchRow[];
 }
 
-export interface ConstraintBenchRow {
+interface ConstraintBenchRow {
   decoding: Decoding;
   rounds: number;
   /** Median of the rounds' mean step. */

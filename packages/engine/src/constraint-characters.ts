@@ -1,7 +1,7 @@
 /** Sets of characters as sorted, disjoint, inclusive ranges of code points: `[first, last, first, last, ...]`. */
 export type CharacterSet = readonly number[];
 
-export const lastCodePoint = 0x10ffff;
+const lastCodePoint = 0x10ffff;
 const lastBmp = 0xffff;
 
 export const allCharacters: CharacterSet = [0, lastCodePoint];

@@ -43,8 +43,8 @@ export function assertionsOf(schema: SchemaObject, pointer: string): SchemaObjec
 }
 
 /** Patterns and formats that were merged: all of them hold. A user's schema has one of each. */
-export const allPatterns: unique symbol = Symbol("patterns");
-export const allFormats: unique symbol = Symbol("formats");
+const allPatterns: unique symbol = Symbol("patterns");
+const allFormats: unique symbol = Symbol("formats");
 type Merged = SchemaObject & { readonly [allPatterns]?: string[]; readonly [allFormats]?: string[] };
 
 export function patternsOf(schema: Merged): string[] {
