@@ -146,7 +146,7 @@ it("tells the searches of one node apart, when the first failed and the second w
   const later = sortingEngine();
   const heardLater: string[] = [];
   const { result } = await graphOver(later, heardLater).invoke(null, thread("cut"));
-  heard.forEach((text, thought) => expect(heardLater[thought]).toBe(text));
+  for (const [thought, text] of Object.entries(heard)) expect(heardLater[Number(thought)]).toBe(text);
   expect(result!.tree).toEqual(whole.result!.tree);
   expect(later.openBranches).toBe(0);
 });
