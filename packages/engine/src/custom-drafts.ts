@@ -1,5 +1,5 @@
 /** Asks draft sources of the user's own, and hands their answers to the engine, which waits for none. */
-import type { DraftSource, DraftTree } from "./draft-source.js";
+import type { DraftSource, DraftTree } from "./engine-types.js";
 import type { NativeCommand, NativeDraftRequest } from "./native-addon.js";
 
 type DraftCommand = Extract<NativeCommand, { op: "draft" }>;

@@ -1,49 +1,15 @@
 /** Where drafts come from, as the user names it: what is valid, and what the native side is told. */
-import type { EngineOptions, Speculation, SpeculationOptions } from "./engine-types.js";
+import type {
+  DraftModelSource,
+  DraftSource,
+  EngineOptions,
+  MedusaSource,
+  Speculation,
+  SpeculationOptions,
+} from "./engine-types.js";
 import { DeftreeError } from "./errors.js";
 import type { DraftSourceName, NativeSpeculation } from "./native-addon.js";
 import type { TokenByteTable } from "./token-bytes.js";
-
-/** What may come after a text. Node i is `tokens[i]` after node `parents[i]`, an earlier one, or after the text (-1). */
-export interface DraftTree {
-  tokens: readonly number[];
-  /** By default each token follows the one before it. */
-  parents?: readonly number[];
-  /** How likely each token is once its parent was right, in (0, 1]; 0.7 by default. Only the draft's size depends on them. */
-  probabilities?: readonly number[];
-}
-
-/** A branch that is asked for a draft. */
-export interface DraftContext {
-  /** The branch's whole text. */
-  readonly tokens: Int32Array;
-  /** More tokens than this do not come. */
-  readonly maxTokens: number;
-  /** Aborted when the decode is over. */
-  readonly signal: AbortSignal;
-}
-
-/**
- * A draft source of your own. The engine does not wait for it: it goes on decoding and uses the tree in the first step after
- * it came, from the place that the text has reached by then; if the text went another way, the tree is dropped and counted
- * (`stats().lateDrafts`). A source that throws, or proposes what is no tree, is counted (`refusedDrafts`) and warned about
- * once. No draft can change the text.
- */
-export interface DraftSource {
-  propose(context: DraftContext): DraftTree | undefined | Promise<DraftTree | undefined>;
-}
-
-/** A smaller model with the same vocabulary that drafts; named as for `Engine.load`. */
-export interface DraftModelSource {
-  kind: "model";
-  model: string;
-}
-
-/** Medusa heads of the model, in a folder with config.json and a safetensors file; on the CPU only. */
-export interface MedusaSource {
-  kind: "medusa";
-  heads: string;
-}
 
 /** An engine's sources, as loaded. */
 export interface LoadedSources {

@@ -3,10 +3,8 @@
  * contract test in engine.contract.ts runs over every implementation.
  */
 import type { Constraint } from "./constraint.js";
-import type { DraftModelSource, DraftSource, MedusaSource } from "./draft-source.js";
 import type { AttentionPolicy, DraftSourceName, NativeEngineInfo, NativeStats } from "./native-addon.js";
 
-export type { DraftContext, DraftModelSource, DraftSource, DraftTree, MedusaSource } from "./draft-source.js";
 export type { AttentionPolicy, DraftSourceName };
 
 /**
@@ -28,6 +26,47 @@ export interface SpeculationOptions {
    * {@link MedusaSource}, which decodes then name `"model"` and `"medusa"`. By default those that were loaded, the first two always.
    */
   sources?: readonly (DraftSourceName | DraftModelSource | MedusaSource | DraftSource)[];
+}
+
+/** What may come after a text. Node i is `tokens[i]` after node `parents[i]`, an earlier one, or after the text (-1). */
+export interface DraftTree {
+  tokens: readonly number[];
+  /** By default each token follows the one before it. */
+  parents?: readonly number[];
+  /** How likely each token is once its parent was right, in (0, 1]; 0.7 by default. Only the draft's size depends on them. */
+  probabilities?: readonly number[];
+}
+
+/** A branch that is asked for a draft. */
+export interface DraftContext {
+  /** The branch's whole text. */
+  readonly tokens: Int32Array;
+  /** More tokens than this do not come. */
+  readonly maxTokens: number;
+  /** Aborted when the decode is over. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * A draft source of your own. The engine does not wait for it: it goes on decoding and uses the tree in the first step after
+ * it came, from the place that the text has reached by then; if the text went another way, the tree is dropped and counted
+ * (`stats().lateDrafts`). A source that throws, or proposes what is no tree, is counted (`refusedDrafts`) and warned about
+ * once. No draft can change the text.
+ */
+export interface DraftSource {
+  propose(context: DraftContext): DraftTree | undefined | Promise<DraftTree | undefined>;
+}
+
+/** A smaller model with the same vocabulary that drafts; named as for `Engine.load`. */
+export interface DraftModelSource {
+  kind: "model";
+  model: string;
+}
+
+/** Medusa heads of the model, in a folder with config.json and a safetensors file; on the CPU only. */
+export interface MedusaSource {
+  kind: "medusa";
+  heads: string;
 }
 
 /** How to load a model. Everything is optional. */
