@@ -18,6 +18,7 @@ const background = [
   { text: "Tree speculation", link: "/speculation" },
   { text: "LangChain conformance", link: "/langchain-conformance" },
   { text: "Benchmarks", link: "/benchmarks" },
+  { text: "Evaluation of the searches", link: "/evaluation" },
   { text: "Attention on an H100", link: "/benchmarks-cuda" },
   { text: "Decisions", link: "/decisions/" },
   { text: "Glossary", link: "/glossary" },
