@@ -48,6 +48,11 @@ const expected: Record<string, RegExp[]> = {
   "18-agent-with-a-tool.ts": [
     /^calls sort\(\{"list":"(short|long)"\}\)\nthe tool says: \[\d.*\nits tree has \d+ thoughts$/m,
   ],
+  "19-structured-output.ts": [
+    /^parsed: \{"sorted":\[\d(,\d){4}\],"sure":"(yes|no)"\}$/m,
+    /^by a regular expression: \[\d, \d, \d\]$/m,
+    /^refused: .*uniqueItems/m,
+  ],
 };
 
 async function run(name: string, environment: Record<string, string> = {}): Promise<string> {

@@ -1,3 +1,4 @@
+export { benchAgents } from "./agents.js";
 export {
   type AttentionBenchOptions,
   type AttentionBenchResult,

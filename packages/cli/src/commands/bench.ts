@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { addBenchAgents } from "./bench-agents.js";
 import { addBenchAttention } from "./bench-attention.js";
 import { addBenchConstraint } from "./bench-constraint.js";
 import { addBenchDecode } from "./bench-decode.js";
@@ -16,4 +17,5 @@ export function addBenchCommand(program: Command): void {
   addBenchPruning(bench);
   addBenchSpeculation(bench);
   addBenchConstraint(bench);
+  addBenchAgents(bench);
 }
