@@ -1,4 +1,3 @@
-/** Best-of-n: whole answers from one prompt, side by side; the best by the scorer wins. */
 import { evaluate, prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
 import { propose } from "../propose.js";
@@ -16,6 +15,11 @@ export interface BestOfNOptions extends StrategyOptions {
   stopWhenSolved?: boolean;
 }
 
+/**
+ * Best-of-n: whole answers from one prompt, side by side; the best by the scorer wins.
+ *
+ * @throws RangeError on a count that makes no sense.
+ */
 export function bestOfN(options: BestOfNOptions): Strategy {
   const { n, width = 32, stopWhenSolved = true, sampling = { temperature: 1 } } = options;
   if (n !== Number.POSITIVE_INFINITY) checkCount("n", n);

@@ -1,19 +1,3 @@
-/**
- * Breadth-first Tree of Thoughts with a beam (Yao et al. 2023, ToT-BFS): each level proposes `width` thoughts, scores
- * them, and keeps the best `keep` to grow on.
- *
- * Two ways to grow, which are different programs on the model:
- * - `continue`: a thought is the next part of the answer; children extend the branch of the thought they grow from.
- *   When the search ends without a whole answer, the model finishes the best part, so there always is one.
- * - `reprompt`: a thought is a whole answer; each level is a new prompt that asks to improve the answer kept so far,
- *   which competes with the new ones and stays on ties (Besta et al. 2024, Graph of Thoughts' ToT baseline).
- *
- * Thoughts of a level do not wait for each other: each is scored as soon as it ends, and one that died is replaced at
- * once, while its siblings decode. Yet the tree depends on the seed alone. The thoughts of a level are a sequence: the
- * n-th has its number, place and seed whenever it starts, and it starts when n - width before it have died. So the level
- * is always the shortest beginning of the sequence in which `width` live, or half as many that say the same. Only the selection waits for its whole level, since
- * it compares all of it; so does a vote.
- */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
@@ -56,6 +40,24 @@ export interface BreadthFirstOptions extends StrategyOptions {
   adaptWidth?: boolean;
 }
 
+/**
+ * Breadth-first Tree of Thoughts with a beam (Yao et al. 2023, ToT-BFS): each level proposes `width` thoughts, scores
+ * them, and keeps the best `keep` to grow on.
+ *
+ * Two ways to grow, which are different programs on the model:
+ * - `continue`: a thought is the next part of the answer; children extend the branch of the thought they grow from.
+ *   When the search ends without a whole answer, the model finishes the best part, so there always is one.
+ * - `reprompt`: a thought is a whole answer; each level is a new prompt that asks to improve the answer kept so far,
+ *   which competes with the new ones and stays on ties (Besta et al. 2024, Graph of Thoughts' ToT baseline).
+ *
+ * Thoughts of a level do not wait for each other: each is scored as soon as it ends, and one that died is replaced at
+ * once, while its siblings decode. Yet the tree depends on the seed alone. The thoughts of a level are a sequence: the
+ * n-th has its number, place and seed whenever it starts, and it starts when n - width before it have died. So the level
+ * is always the shortest beginning of the sequence in which `width` live, or half as many that say the same. Only the
+ * selection waits for its whole level, since it compares all of it; so does a vote.
+ *
+ * @throws RangeError on a count that makes no sense.
+ */
 export function breadthFirst(options: BreadthFirstOptions): Strategy {
   const { grow, width, depth, keep = 1, attempts = 2 * width } = options;
   if (grow !== "continue" && grow !== "reprompt") {

@@ -1,9 +1,3 @@
-/**
- * Depth-first Tree of Thoughts with backtracking (Yao et al. 2023, arXiv 2305.10601, algorithm 2, ToT-DFS): proposes a
- * few next parts, follows the best to its end, and comes back for the next best where that leads nowhere. Thoughts that
- * wait keep their branches, so coming back costs no prefill. Where no program says what is solved, all is tried: set a
- * threshold, or a budget.
- */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { finishAnswer } from "../finish-answer.js";
 import { checkCount } from "../options.js";
@@ -29,6 +23,14 @@ export interface DepthFirstOptions extends StrategyOptions {
   propose?: ProposeKind;
 }
 
+/**
+ * Depth-first Tree of Thoughts with backtracking (Yao et al. 2023, arXiv 2305.10601, algorithm 2, ToT-DFS): proposes a
+ * few next parts, follows the best to its end, and comes back for the next best where that leads nowhere. Thoughts that
+ * wait keep their branches, so coming back costs no prefill. Where no program says what is solved, all is tried: set a
+ * threshold, or a budget.
+ *
+ * @throws RangeError on a count that makes no sense.
+ */
 export function depthFirst(options: DepthFirstOptions): Strategy {
   const { width, depth, keep = width, threshold = Number.NEGATIVE_INFINITY } = options;
   checkCount("width", width);

@@ -1,11 +1,3 @@
-/**
- * Graph of Thoughts (Besta et al., AAAI 2024, arXiv 2308.09687): splits a problem into parts, answers each part several
- * times, joins the best answers two by two, and improves what was joined. All thoughts of a stage decode side by side.
- * A problem that is not split can have its best whole answers joined instead (the paper's document merging).
- *
- * Differences from the paper's programs: the problem splits itself, where they ask the model to; and an answer that a
- * program sees to be right is not improved.
- */
 import { judge, prune } from "../evaluate.js";
 import type { ThoughtId } from "../events.js";
 import { checkCount } from "../options.js";
@@ -32,7 +24,16 @@ export interface GraphOfThoughtsOptions extends StrategyOptions {
   join?: number;
 }
 
-/** @throws RangeError on a count that makes no sense. */
+/**
+ * Graph of Thoughts (Besta et al., AAAI 2024, arXiv 2308.09687): splits a problem into parts, answers each part several
+ * times, joins the best answers two by two, and improves what was joined. All thoughts of a stage decode side by side.
+ * A problem that is not split can have its best whole answers joined instead (the paper's document merging).
+ *
+ * Differences from the paper's programs: the problem splits itself, where they ask the model to; and an answer that a
+ * program sees to be right is not improved.
+ *
+ * @throws RangeError on a count that makes no sense.
+ */
 export function graphOfThoughts(options: GraphOfThoughtsOptions): Strategy {
   const { parts, solve = 5, merge = 10, improve = 5, join = 1, sampling = { temperature: 1 } } = options;
   const { improveLast = improve, speculation } = options;

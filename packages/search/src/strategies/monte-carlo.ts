@@ -1,8 +1,3 @@
-/**
- * Monte-Carlo tree search over thoughts, as LATS does it (Zhou et al. 2024, arXiv 2310.04406): descend by UCT (Kocsis and
- * Szepesvári 2006), expand a thought into several next parts, play each to a whole answer, and pass its score up the
- * path. The children of one expansion and their rollouts decode side by side.
- */
 import { evaluate, prune, staysAlive } from "../evaluate.js";
 import { checkCount } from "../options.js";
 import { placeAfter, propose, rootPlace } from "../propose.js";
@@ -29,6 +24,13 @@ export interface MonteCarloOptions extends StrategyOptions {
   propose?: ProposeKind;
 }
 
+/**
+ * Monte-Carlo tree search over thoughts, as LATS does it (Zhou et al. 2024, arXiv 2310.04406): descend by UCT (Kocsis and
+ * Szepesvári 2006), expand a thought into several next parts, play each to a whole answer, and pass its score up the
+ * path. The children of one expansion and their rollouts decode side by side.
+ *
+ * @throws RangeError on a count that makes no sense.
+ */
 export function monteCarlo(options: MonteCarloOptions): Strategy {
   const { iterations, width = 5, depth = 8, exploration = Math.SQRT2, stopWhenSolved = true } = options;
   checkCount("iterations", iterations);

@@ -1,8 +1,3 @@
-/**
- * Self-consistency (Wang et al. 2023, arXiv 2203.11171): whole answers from one prompt, side by side; the one given most
- * often wins, and neither the problem's scorer nor a model is asked. A thought's score is the number of answers that agree with it;
- * that of an answer that cannot be read is 0, however many there are.
- */
 import { prune } from "../evaluate.js";
 import { checkCount } from "../options.js";
 import { propose, rootPlace } from "../propose.js";
@@ -18,6 +13,13 @@ export interface SelfConsistencyOptions extends StrategyOptions {
   width?: number;
 }
 
+/**
+ * Self-consistency (Wang et al. 2023, arXiv 2203.11171): whole answers from one prompt, side by side; the one given most
+ * often wins, and neither the problem's scorer nor a model is asked. A thought's score is the number of answers that agree
+ * with it; that of an answer that cannot be read is 0, however many there are.
+ *
+ * @throws RangeError on a count that makes no sense.
+ */
 export function selfConsistency(options: SelfConsistencyOptions): Strategy {
   const { n, width = 32, sampling = { temperature: 1 } } = options;
   if (n !== Number.POSITIVE_INFINITY) checkCount("n", n);
