@@ -19,8 +19,14 @@ if (!existsSync(addon)) {
   process.exit(1);
 }
 
+// The plots' library imports tslib, whose entry for Node takes its CommonJS file's default export, which has none once it
+// is bundled. Its ES module is the same code.
+const echarts = realpathSync(join(root, "packages", "eval", "node_modules", "echarts"));
+const tslib = join(echarts, "..", "tslib", "tslib.es6.js");
+
 await build({
   config: false,
+  alias: { tslib },
   entry: { deftree: join(root, "packages", "cli", "src", "main.ts") },
   outDir: output,
   format: "esm",
