@@ -153,11 +153,6 @@ it("a search in a graph, cut off, goes on from the checkpoint to the same tree",
   }
   const { result } = (await graph.getState(thread("cut"))).values as { result: Result };
   expect(result.tree).toEqual(whole.result!.tree);
-  console.log(
-    "TWICE",
-    [...finished].filter((thought) => again.has(thought)),
-    [...finished],
-  );
   expect(finished.filter((thought) => again.has(thought))).toEqual([]);
   expect(again.size).toBeGreaterThan(0);
 });

@@ -1,56 +1,15 @@
 /** `deftree eval` with the embedded model, on lists that it half knows. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { Command } from "commander";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { describe, expect, it, vi } from "vitest";
+import { recordsOf, restoreExitCode, runCommand, temporaryFiles } from "../../test/command.js";
 import { addEvalCommand } from "./eval.js";
 
-let folder: string;
-let files = 0;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "deftree-eval-"));
-});
-afterAll(() => rmSync(folder, { recursive: true }));
-afterEach(() => {
-  process.exitCode = undefined;
-});
+const fileOf = temporaryFiles();
+restoreExitCode();
 
-const fileOf = (text?: string, ending = "jsonl") => {
-  const file = join(folder, `${++files}.${ending}`);
-  if (text !== undefined) writeFileSync(file, text);
-  return file;
-};
+const evalCommand = (args: string, signal?: AbortSignal, onProgress?: (text: string) => void) =>
+  runCommand(addEvalCommand, `eval ${args}`, signal, onProgress);
 
-async function evalCommand(args: string, signal = new AbortController().signal, onProgress = (_: string) => {}) {
-  const printed = { out: "", err: "" };
-  const out = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    printed.out += text;
-    return true;
-  });
-  const err = vi.spyOn(process.stderr, "write").mockImplementation((text) => {
-    printed.err += text;
-    onProgress(String(text));
-    return true;
-  });
-  const program = new Command("deftree").exitOverride();
-  addEvalCommand(program);
-  program.commands[0]!.exitOverride();
-  program.hook("preAction", (_, action) => void action.setOptionValue("signal", signal));
-  try {
-    await program.parseAsync(["eval", ...args.split(" ")], { from: "user" });
-  } finally {
-    out.mockRestore();
-    err.mockRestore();
-  }
-  return { ...printed, result: args.includes("--json") ? JSON.parse(printed.out) : undefined };
-}
-
-const recordsOf = (file: string) =>
-  readFileSync(file, "utf8")
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line));
 const samplesIn = (file: string) => recordsOf(file).filter(({ type }) => type === "sample");
 
 const small =

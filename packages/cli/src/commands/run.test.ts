@@ -1,59 +1,21 @@
 /** `deftree run` with the embedded model. It knows no document merging: what it says of that is nonsense. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { devNull, tmpdir } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
+import { devNull } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { formatEvent } from "@deftree/search";
 import { methodNames, TASKS, type TaskName } from "@deftree/tasks";
-import { Command } from "commander";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { describe, expect, it } from "vitest";
+import { recordsOf, restoreExitCode, runCommand, temporaryFiles } from "../../test/command.js";
 import { addRunCommand } from "./run.js";
 
-let folder: string;
-let files = 0;
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), "deftree-run-"));
-});
-afterAll(() => rmSync(folder, { recursive: true }));
-afterEach(() => {
-  process.exitCode = undefined;
-});
+const fileOf = temporaryFiles();
+restoreExitCode();
 
-const fileOf = (text?: string, ending = "jsonl") => {
-  const file = join(folder, `${++files}.${ending}`);
-  if (text !== undefined) writeFileSync(file, text);
-  return file;
-};
+const run = (args: string, signal?: AbortSignal) => runCommand(addRunCommand, `run ${args}`, signal);
 
-/** Runs the command in this process; what it printed, and its result where it was told `--json`. */
-async function run(args: string, signal = new AbortController().signal) {
-  const printed = { out: "", err: "" };
-  const keep = (stream: keyof typeof printed) => (text: string | Uint8Array) => {
-    printed[stream] += text;
-    return true;
-  };
-  const out = vi.spyOn(process.stdout, "write").mockImplementation(keep("out"));
-  const err = vi.spyOn(process.stderr, "write").mockImplementation(keep("err"));
-  const program = new Command("deftree").exitOverride();
-  addRunCommand(program);
-  for (const task of program.commands[0]!.commands) task.exitOverride();
-  program.hook("preAction", (_, action) => void action.setOptionValue("signal", signal));
-  try {
-    await program.parseAsync(["run", ...args.split(" ")], { from: "user" });
-  } finally {
-    out.mockRestore();
-    err.mockRestore();
-  }
-  return { ...printed, result: args.includes("--json") && printed.out ? JSON.parse(printed.out) : undefined };
-}
-
-const recordsOf = (file: string) =>
-  readFileSync(file, "utf8")
-    .trimEnd()
-    .split("\n")
-    .map((line) => JSON.parse(line));
 const doneIn = (file: string) => recordsOf(file).filter(({ type }) => type === "item:done");
 
 /** Of an outcome, what does not depend on how long it took or how often it was begun. */
@@ -224,7 +186,7 @@ describe("a run that goes on", () => {
       await expect(run(command(out))).rejects.toThrow("is no log of a run");
       expect(readFileSync(out, "utf8")).toBe(text);
     }
-    await expect(run(command(join(folder, "nowhere", "run.jsonl")))).rejects.toThrow("cannot be written");
+    await expect(run(command(join(fileOf(), "nowhere", "run.jsonl")))).rejects.toThrow("cannot be written");
     await expect(run(command(devNull))).rejects.toThrow("is no plain file");
   });
 });
@@ -262,7 +224,7 @@ describe("run --data", () => {
   it("refuses a file without a row that it can read, and names the columns", async () => {
     const data = fileOf("a,b\n1,2\n", "csv");
     await expect(run(`sorting --data ${data}`)).rejects.toThrow("ID, Unsorted, Sorted");
-    await expect(run(`sorting --data ${join(folder, "nowhere.csv")}`)).rejects.toThrow("cannot be read");
+    await expect(run(`sorting --data ${fileOf(undefined, "csv")}`)).rejects.toThrow("cannot be read");
   });
 });
 
