@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "engine/engine.h"
@@ -19,6 +20,22 @@ constexpr double kDearest = 16, kLongestMeasureNs = 300e6;
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// One more token of a constrained text: whether it may come, and where the text stands then; nowhere once it has ended.
+struct ConstrainedStep {
+  bool fits = false;
+  std::optional<constraint::ConstraintState> state;
+};
+
+ConstrainedStep constrained_step(const constraint::Constraint& constraint, const DecodeCommand& command,
+                                 const constraint::ConstraintState& above, int32_t token) {
+  if (std::ranges::find(command.stop_tokens, token) != command.stop_tokens.end())
+    return {constraint.accepts_end(above), std::nullopt};
+  std::optional<constraint::ConstraintState> state = constraint.advance(above, token);
+  const bool fits = state.has_value();
+  if (fits && constraint.is_complete(*state)) state.reset();
+  return {fits, std::move(state)};
 }
 
 }  // namespace
@@ -79,13 +96,9 @@ void Engine::keep_to_constraint(const EngineBranch& branch, std::vector<DraftCan
     const int32_t parent = candidates[i].parent;
     const auto& above = parent < 0 ? std::optional(branch.constraint->state) : states[parent];
     if (!above) continue;
-    if (std::ranges::find(command.stop_tokens, candidates[i].token) != command.stop_tokens.end()) {
-      keeps[i] = constraint.accepts_end(*above);
-      continue;
-    }
-    states[i] = constraint.advance(*above, candidates[i].token);
-    keeps[i] = states[i].has_value();
-    if (states[i] && constraint.is_complete(*states[i])) states[i].reset();
+    ConstrainedStep step = constrained_step(constraint, command, *above, candidates[i].token);
+    keeps[i] = step.fits;
+    states[i] = std::move(step.state);
   }
   keep_candidates(keeps, candidates);
 }
@@ -182,10 +195,7 @@ std::optional<constraint::ConstraintState> Engine::draft_state(
   const auto& above = states[rows.parents[row]];
   if (!above) return std::nullopt;
   const DecodeCommand& command = std::get<DecodeCommand>(branch.queue.front().command);
-  const constraint::Constraint& constraint = *branch.constraint->constraint;
-  if (std::ranges::find(command.stop_tokens, rows.tokens[row]) != command.stop_tokens.end()) return std::nullopt;
-  std::optional<constraint::ConstraintState> state = constraint.advance(*above, rows.tokens[row]);
-  return state && constraint.is_complete(*state) ? std::nullopt : state;
+  return constrained_step(*branch.constraint->constraint, command, *above, rows.tokens[row]).state;
 }
 
 // Row by row along the accepted path, exactly what plain decoding does step by step; where that ends, the path ends.
