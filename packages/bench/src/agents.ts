@@ -23,7 +23,7 @@ interface AgentsBenchOptions {
 interface AgentsRound {
   /** Of one agent's whole prompt, the mean. */
   promptTokens: number;
-  /** Of all prompts, those that no other agent's had. */
+  /** Of all agents' prompts, those that were computed: what they have in common counts once. */
   computedTokens: number;
   /** From the call to the first text, of the agent that was first, and of the one that was last. */
   firstMs: number;
